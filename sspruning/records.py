@@ -1,0 +1,178 @@
+"""The nouns that stages hand each other: small frozen records, arrays typed by what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "F16",
+    "F32",
+    "F64",
+    "I32",
+    "I64",
+    "U8",
+    "U64",
+    "BoolArray",
+    "EmbedReport",
+    "EncoderSpec",
+    "JSONValue",
+    "Manifest",
+    "Prototypes",
+    "Scores",
+    "ScoringChunk",
+    "Selection",
+    "ShardRef",
+]
+
+F16: TypeAlias = NDArray[np.float16]
+F32: TypeAlias = NDArray[np.float32]
+F64: TypeAlias = NDArray[np.float64]
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+U8: TypeAlias = NDArray[np.uint8]
+U64: TypeAlias = NDArray[np.uint64]
+BoolArray: TypeAlias = NDArray[np.bool_]
+JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """One input shard: where it is and what it looked like when it was listed."""
+
+    shard_id: str
+    """Name inside a store, unique in a corpus: the file's stem, with folders in front where stems repeat."""
+    path: str
+    """Absolute local path."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Modification time in nanoseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec:
+    """What to build in a worker to turn images into embeddings. Small and picklable."""
+
+    name: str = "shipped"
+    """A name of the table in ``sspruning.encoders`` (`shipped`, `timm`, `custom`, `pixels`) or a preset's name."""
+    model: str | None = None
+    """timm model name; for `timm` only. A preset sets it."""
+    checkpoint: str | None = None
+    """Local safetensors or state-dict file that replaces timm's own pretrained weights."""
+    factory: str | None = None
+    """``package.module:function`` for `custom`."""
+    image_size: int | None = None
+    """Side of the square input in pixels; None takes the model's own."""
+    batch_size: int = 128
+    """Images per forward pass. Part of the store's fingerprint: it can move the last bit of an embedding."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: str = "auto"
+    """auto (decided by a probe), float32 or bfloat16 (autocast)."""
+    channels_last: bool = True
+    """Run convolutions in the channels-last memory format."""
+    compile: bool = False
+    """Run the model through torch.compile: minutes of warm-up, worth it for long jobs on a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prototypes:
+    """Centroids of a clustering and how they came about."""
+
+    centroids: F32
+    """(k, d) float32; unit norm when ``spherical``."""
+    spherical: bool
+    objective: F64
+    """(iterations,) float64: the clusterer's objective after each iteration; falls if Euclidean, rises if spherical."""
+    sample_size: int
+    """Rows that the clustering saw."""
+    fingerprint: str = ""
+    """Hex digest of everything that these centroids depend on."""
+    info: dict[str, JSONValue] = field(default_factory=dict)
+    """What people want to know: the reason for k, seed, versions-free settings."""
+
+    @property
+    def k(self) -> int:
+        """Number of prototypes."""
+        return int(self.centroids.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringChunk:
+    """What a metric sees of m samples: no metric has to search prototypes again."""
+
+    label: I32
+    """(m,) nearest prototype."""
+    distance: F32
+    """(m,) distance to it, in the chosen geometry."""
+    second_label: I32
+    """(m,) second nearest prototype; equal to ``label`` when k = 1."""
+    second_distance: F32
+    """(m,) distance to the second nearest prototype; equal to ``distance`` when k = 1."""
+    cluster_size: I64
+    """(m,) number of samples of the whole store that share ``label``."""
+    tie: U64
+    """(m,) seeded hash of the sample's key: uniform, independent of order and worker count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Hardness of every embedded sample, kept as one column file a shard."""
+
+    folder: str
+    """Where the score columns lie."""
+    assignment_folder: str
+    """Where the prototype assignments lie."""
+    n_rows: int
+    cluster_sizes: I64
+    """(k,) samples for each prototype."""
+    fingerprint: str
+    metric: str
+    summary: dict[str, float]
+    """min, mean and max of the scores, and mean distance to the prototype."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which samples stay: the facts of a ``selection.parquet``."""
+
+    n_embedded: int
+    n_kept: int
+    fingerprint: str
+    settings: dict[str, JSONValue]
+    """keep, keep_fraction, balance, floor, seed, metric, distance, n_clusters."""
+    path: str = ""
+    """The file with one row for each embedded sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a folder of pruned shards holds."""
+
+    n_kept: int
+    n_embedded: int
+    fingerprint: str
+    shards: list[dict[str, JSONValue]]
+    """name, sha256, size, n_samples, samples_digest of each output shard, in order."""
+    path: str = ""
+    """The folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedReport:
+    """What an embedding job did."""
+
+    n_shards: int
+    n_samples: int
+    n_embedded: int
+    skipped: dict[str, int]
+    """Samples that were not embedded, by reason."""
+    quarantined: dict[str, str]
+    """Problem of each shard that was put aside."""
+    done_now: int
+    """Shards embedded by this call; the others were up to date."""
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,48 @@
+"""Tables that map a name to an implementation, imported on demand."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar, cast
+
+from sspruning.errors import UsageError
+
+__all__ = ["Registry"]
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, str], Generic[T]):
+    """A family's table: name -> ``"module:attribute"``.
+
+    Targets are strings, so listing the names imports nothing; `resolve` imports the one that is asked for.
+    """
+
+    def __init__(self, family: str, table: Mapping[str, str]) -> None:
+        """Keep ``table`` under the family's name, which appears in messages."""
+        self.family = family
+        self._table = dict(table)
+
+    def __getitem__(self, name: str) -> str:
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def resolve(self, name: str) -> T:
+        """Implementation registered under ``name``.
+
+        Raises:
+            UsageError: no such name; the message lists the known ones and the nearest match.
+        """
+        if name not in self._table:
+            close = difflib.get_close_matches(name, self._table, n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"unknown {self.family} {name!r}.{hint} Known: {', '.join(sorted(self._table))}.")
+        module, _, attribute = self._table[name].partition(":")
+        return cast("T", getattr(importlib.import_module(module), attribute))
