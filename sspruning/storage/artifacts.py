@@ -1,0 +1,226 @@
+"""The files between the store and the pruned shards: prototypes.h5, score columns, selection.parquet.
+
+Each carries the fingerprint of all it was made from, and nothing that varies from run to run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sspruning.errors import StoreError
+from sspruning.fingerprint import canonical_json
+from sspruning.records import JSONValue, Prototypes, Selection
+from sspruning.storage.atomic import write_bytes, write_stream
+
+__all__ = [
+    "ASSIGNMENT_DTYPE",
+    "SELECTION_SCHEMA",
+    "SelectionFile",
+    "load_column",
+    "load_prototypes",
+    "save_column",
+    "save_prototypes",
+    "save_selection",
+]
+
+PROTOTYPES_FORMAT = "sspruning-prototypes"
+FORMAT_VERSION = 1
+
+ASSIGNMENT_DTYPE = np.dtype(
+    [
+        ("label", "<i4"),
+        ("distance", "<f4"),
+        ("second_label", "<i4"),
+        ("second_distance", "<f4"),
+        ("cosine_distance", "<f4"),
+    ]
+)
+"""One row a sample: nearest and second nearest prototype, the distances to them in the chosen geometry, and 1 - cos."""
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("row", pa.uint32(), nullable=False),
+        pa.field("centroid", pa.int32(), nullable=False),
+        pa.field("cosine_dist_to_cent", pa.float32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("rank", pa.int64(), nullable=False),
+        pa.field("kept", pa.bool_(), nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
+        pa.field("reason", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+    ]
+)
+
+
+def save_prototypes(path: Path, prototypes: Prototypes) -> None:
+    """Write ``prototypes`` as one HDF5 file; equal prototypes give equal bytes."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
+        file.create_dataset("centroids", data=prototypes.centroids.astype("<f4"), fletcher32=True, chunks=True)
+        file.create_dataset("objective", data=prototypes.objective.astype("<f8"))
+        file.attrs["fingerprint"] = prototypes.fingerprint
+        file.attrs["format"] = PROTOTYPES_FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["info"] = canonical_json(prototypes.info)
+        file.attrs["sample_size"] = prototypes.sample_size
+        file.attrs["spherical"] = prototypes.spherical
+    write_bytes(path, buffer.getvalue())
+
+
+def load_prototypes(path: Path) -> Prototypes:
+    """The prototypes stored at ``path``.
+
+    Raises:
+        StoreError: the file is missing, damaged or of another format.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if file.attrs["format"] != PROTOTYPES_FORMAT or file.attrs["format_version"] != FORMAT_VERSION:
+                raise StoreError(f"{path}: not a prototypes file of version {FORMAT_VERSION}")
+            return Prototypes(
+                centroids=file["centroids"][:].astype(np.float32, copy=False),
+                spherical=bool(file.attrs["spherical"]),
+                objective=file["objective"][:],
+                sample_size=int(file.attrs["sample_size"]),
+                fingerprint=str(file.attrs["fingerprint"]),
+                info=json.loads(file.attrs["info"]),
+            )
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no prototypes yet; run `sspruning cluster`") from error
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run `sspruning cluster` again") from error
+
+
+def save_column(path: Path, values: np.ndarray) -> None:
+    """Write one array as ``.npy``, whole or not at all."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_column(path: Path, rows: int, dtype: np.dtype) -> np.ndarray:
+    """The (rows,) array stored at ``path``.
+
+    Raises:
+        StoreError: missing, damaged, or not of this length and type.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: missing; run `sspruning score` again") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run `sspruning score` again") from error
+    if values.shape != (rows,) or values.dtype != dtype:
+        raise StoreError(
+            f"{path}: holds {values.shape} {values.dtype}, expected ({rows},) {dtype}; delete it, score again"
+        )
+    return values
+
+
+class _ParquetPieces(io.RawIOBase):
+    """A write-only file that hands on what the parquet writer has written so far."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        piece = bytes(cast("bytes", data))
+        self.pieces.append(piece)
+        self.position += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self.position
+
+    def take(self) -> list[bytes]:
+        taken, self.pieces = self.pieces, []
+        return taken
+
+
+def _parquet_bytes(groups: Iterable[pa.Table], metadata: dict[str, JSONValue]) -> Iterator[bytes]:
+    sink = _ParquetPieces()
+    schema = SELECTION_SCHEMA.with_metadata({b"sspruning": canonical_json(metadata).encode()})
+    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
+            yield from sink.take()
+    yield from sink.take()
+
+
+def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection) -> Selection:
+    """``selection`` with its path, after its rows were written, one row group for each table of ``groups``.
+
+    Memory: one group at a time.
+    """
+    metadata: dict[str, JSONValue] = {
+        "format": "sspruning-selection",
+        "format_version": FORMAT_VERSION,
+        "fingerprint": selection.fingerprint,
+        "n_embedded": selection.n_embedded,
+        "n_kept": selection.n_kept,
+        "settings": selection.settings,
+    }
+    write_stream(path, _parquet_bytes(groups, metadata))
+    return replace(selection, path=str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionFile:
+    """An existing ``selection.parquet``: its facts, and its rows one group (= one shard) at a time."""
+
+    path: Path
+    selection: Selection
+
+    @classmethod
+    def open(cls, path: Path) -> SelectionFile:
+        """The selection stored at ``path``.
+
+        Raises:
+            StoreError: missing, damaged, or not a selection of this format version.
+        """
+        try:
+            schema = pq.read_schema(path)
+            facts = json.loads((schema.metadata or {})[b"sspruning"])
+        except FileNotFoundError as error:
+            raise StoreError(f"{path}: no selection here; run `sspruning select`") from error
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise StoreError(f"{path}: not a selection that sspruning wrote ({error})") from error
+        if facts.get("format_version") != FORMAT_VERSION or schema.names != SELECTION_SCHEMA.names:
+            raise StoreError(
+                f"{path}: selection format {facts.get('format_version')!r}, this release reads {FORMAT_VERSION}"
+            )
+        return cls(
+            path,
+            Selection(
+                n_embedded=facts["n_embedded"],
+                n_kept=facts["n_kept"],
+                fingerprint=facts["fingerprint"],
+                settings=facts["settings"],
+                path=str(path),
+            ),
+        )
+
+    def groups(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Tables of the given columns, one for each shard of the store, in store order."""
+        with pq.ParquetFile(self.path) as file:
+            for index in range(file.num_row_groups):
+                yield file.read_row_group(index, columns=columns)
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of all rows as numpy."""
+        return pq.read_table(self.path, columns=[name]).column(name).to_numpy()

@@ -1,0 +1,164 @@
+"""Inputs to shards: paths, folders, globs, brace patterns, ``A::B`` and ``@list.txt``, in one sorted, checked list."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sspruning.errors import UsageError
+from sspruning.records import ShardRef
+
+__all__ = ["Corpus", "expand_inputs", "open_corpus"]
+
+SHARD_CAP = 1_000_000
+LIST_CAP_BYTES = 1 << 28
+REMOTE_HINT = "only local files are read; mount or copy the shards first"
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The shards of a run, in the order that decides the order of everything after them."""
+
+    shards: tuple[ShardRef, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.size for shard in self.shards)
+
+
+def expand_inputs(inputs: Sequence[str]) -> list[str]:
+    """Local shard paths named by ``inputs``, in the given order; within a folder or a glob, by name.
+
+    Each input may be a file, a folder (its ``*.tar`` files), a glob, a brace pattern such as
+    ``'d/shard-{000000..000099}.tar'``, several of these joined by ``::``, or ``@list.txt`` with one input a line.
+
+    Raises:
+        UsageError: nothing matches, a file is missing, a scheme or a character is not allowed.
+    """
+    paths = list(_expand_all(inputs))
+    if not paths:
+        raise UsageError(
+            "no input shards given; name files, folders, globs or patterns like 'd/s-{000000..000099}.tar'"
+        )
+    return paths
+
+
+def _expand_all(inputs: Iterable[str], *, inside_list: bool = False) -> Iterator[str]:
+    for text in inputs:
+        for part in text.split("::"):
+            yield from _expand_one(part.strip(), inside_list=inside_list)
+
+
+def _expand_one(text: str, *, inside_list: bool) -> Iterator[str]:
+    _refuse(text)
+    text = text.removeprefix("file:")
+    if text.startswith("@"):
+        if inside_list:
+            raise UsageError(f"{text!r}: a list of shards cannot name another list")
+        yield from _expand_all(_list_lines(Path(text[1:])), inside_list=True)
+        return
+    text = os.path.expanduser(text)  # noqa: PTH111 - the text may be a pattern, not a path
+    if Path(text).is_dir():
+        found = sorted(str(path) for path in Path(text).iterdir() if path.suffix == ".tar" and path.is_file())
+        if not found:
+            raise UsageError(
+                f"{text}: the folder holds no .tar files; `sspruning pack FOLDER -o DIR` makes shards of images"
+            )
+        yield from found
+        return
+    if Path(text).exists():
+        yield text
+        return
+    for pattern in _braces(text):
+        if any(character in pattern for character in "*?["):
+            found = sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute
+            if not found:
+                raise UsageError(f"{pattern}: no file matches")
+            yield from found
+        else:
+            yield pattern
+
+
+def _refuse(text: str) -> None:
+    """Refuse what is not a plain path."""
+    if not text or "\0" in text or "\n" in text or "\r" in text:
+        raise UsageError(f"input {text!r}: empty, or with a NUL or line break in it")
+    if text.startswith("-"):
+        raise UsageError(f"input {text!r} starts with a dash; write ./{text} if the file is really called so")
+    if text.startswith("pipe:"):
+        raise UsageError(f"input {text!r}: `pipe:` runs a shell command and is never executed; copy the shards first")
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme != "file":
+        raise UsageError(f"input {text!r}: {REMOTE_HINT}")
+
+
+def _list_lines(path: Path) -> list[str]:
+    """Non-empty lines of a list file without comments."""
+    if not path.is_file():
+        raise UsageError(f"@{path}: no such list file")
+    if path.stat().st_size > LIST_CAP_BYTES:
+        raise UsageError(f"@{path}: larger than {LIST_CAP_BYTES} bytes; is it a list of shards?")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _braces(text: str) -> Iterator[str]:
+    """Names of a brace pattern, by webdataset's own library; capped before it can fill the memory."""
+    if "{" not in text:
+        yield text
+        return
+    import braceexpand
+
+    try:
+        for count, name in enumerate(braceexpand.braceexpand(text), start=1):
+            if count > SHARD_CAP:
+                raise UsageError(f"{text}: more than {SHARD_CAP} names; narrow the pattern")
+            yield name
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}") from error
+
+
+def _shard_ids(paths: Sequence[Path]) -> list[str]:
+    """One name for each path, unique: the stem, with as many folders in front as it takes to tell them apart."""
+    depth = [1] * len(paths)
+    while True:
+        names = ["+".join(path.parts[-n:])[: -len(".tar")] for path, n in zip(paths, depth, strict=True)]
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        if not repeated:
+            return names
+        depth = [n + (name in repeated) for n, name in zip(depth, names, strict=True)]
+
+
+def open_corpus(inputs: Sequence[str]) -> Corpus:
+    """The corpus that ``inputs`` name: every shard checked to be there, readable and named once.
+
+    Cost: one ``stat`` a shard; nothing is opened.
+
+    Raises:
+        UsageError: a shard is missing, is no regular file, does not end in ``.tar``, or is named twice.
+    """
+    paths = [Path(os.path.abspath(path)) for path in expand_inputs(inputs)]  # noqa: PTH100 - keep symbolic links
+    counted = Counter(paths)
+    twice = [path for path, count in counted.items() if count > 1]
+    if twice:
+        raise UsageError(f"{twice[0]}: named twice among the inputs; every shard counts once")
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: no such shard")
+        if not path.is_file():
+            raise UsageError(f"{path}: not a regular file")
+        if path.suffix != ".tar":
+            hint = "gunzip it first" if path.suffix in {".gz", ".tgz"} else "shards are uncompressed .tar files"
+            raise UsageError(f"{path}: does not end in .tar; {hint}")
+        if not os.access(path, os.R_OK):
+            raise UsageError(f"{path}: not readable by this user")
+    shards = []
+    for path, shard_id in zip(paths, _shard_ids(paths), strict=True):
+        stat = path.stat()
+        shards.append(ShardRef(shard_id, str(path), stat.st_size, stat.st_mtime_ns))
+    return Corpus(tuple(sorted(shards, key=lambda shard: shard.shard_id)))

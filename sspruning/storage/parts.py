@@ -1,0 +1,193 @@
+"""The embedding part of one shard: an HDF5 image built in memory, and its checked reading. FORMAT.md has the schema."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from sspruning.errors import StoreError
+from sspruning.fingerprint import canonical_json
+from sspruning.records import F16, F32, U8, U64, JSONValue
+
+__all__ = ["FORMAT_VERSION", "PART_FORMAT", "PartData", "PartReader", "encode_part", "open_part"]
+
+PART_FORMAT = "sspruning-part"
+FORMAT_VERSION = 1
+_CHUNK_BYTES = 1 << 18
+_LIBVER = ("v110", "v110")  # pinned: equal content gives equal bytes under any HDF5, and a torn file does not open
+_ALL = slice(None)
+_ALLOWED_FILTERS = {"fletcher32", "shuffle", "gzip"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartData:
+    """All rows of one shard, ready to be stored; n rows, d dimensions, m skipped samples."""
+
+    embedding: F16
+    """(n, d): L2-normalised in float32, rounded once to float16."""
+    norm: F32
+    """(n,): length before normalising."""
+    key: list[str]
+    key_hash: U64
+    """(n,): blake2b-64 of the key; seeds turn it into tie-breaks and samples."""
+    row: np.ndarray
+    """(n,) uint32: ordinal of the sample in its shard, skipped ones counted."""
+    block_start: U64
+    block_end: U64
+    """(n,): byte range of the sample's raw tar blocks in the shard."""
+    digest: U8
+    """(n, 16): blake2b-128 of those blocks."""
+    image_start: U64
+    image_size: np.ndarray
+    """(n,) uint32: where the embedded image's payload lies in the shard."""
+    skipped_row: np.ndarray
+    skipped_key: list[str]
+    skipped_reason: list[str]
+    attributes: dict[str, JSONValue]
+    """Root attributes besides the format's own."""
+
+
+def encode_part(part: PartData) -> bytes:
+    """The HDF5 file image of ``part``; equal content gives equal bytes."""
+    buffer = io.BytesIO()
+    n, d = part.embedding.shape
+    with h5py.File(buffer, "w", libver=_LIBVER, track_order=False) as file:
+        _column(file, "embedding", part.embedding.astype("<f2", copy=False), max(1, _CHUNK_BYTES // (2 * d)))
+        _column(file, "norm", part.norm.astype("<f4"), 65536)
+        _text_column(file, "key", part.key)
+        _column(file, "key_hash", part.key_hash.astype("<u8"), 32768)
+        _column(file, "row", part.row.astype("<u4"), 65536)
+        for name in ("block_start", "block_end", "image_start"):
+            _column(file, name, getattr(part, name).astype("<u8"), 32768)
+        _column(file, "image_size", part.image_size.astype("<u4"), 65536)
+        _column(file, "digest", part.digest, 16384)
+        skipped = file.create_group("skipped")
+        reasons = sorted(set(part.skipped_reason))
+        _column(skipped, "row", part.skipped_row.astype("<u4"), 65536)
+        _text_column(skipped, "key", part.skipped_key)
+        _column(skipped, "reason", np.array([reasons.index(r) for r in part.skipped_reason], "u1"), 65536)
+        skipped.attrs["reasons"] = canonical_json(list(reasons))
+        fixed: dict[str, JSONValue] = {
+            "format": PART_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "dim": d,
+            "n_rows": n,
+            "n_skipped": len(part.skipped_key),
+            "n_samples": n + len(part.skipped_key),
+        }
+        for name, value in sorted({**part.attributes, **fixed}.items()):
+            file.attrs[name] = value if isinstance(value, int | float | str) else canonical_json(value)
+    return buffer.getvalue()
+
+
+def _column(group: h5py.Group, name: str, values: np.ndarray, chunk_rows: int) -> None:
+    """Store one checksummed column; an empty one is stored contiguous, which HDF5 asks for."""
+    if len(values) == 0:
+        group.create_dataset(name, data=values)
+        return
+    chunk = (min(chunk_rows, len(values)), *values.shape[1:])
+    group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
+
+
+def _text_column(group: h5py.Group, name: str, values: list[str]) -> None:
+    """Store strings at fixed width: variable-length strings lie outside HDF5's checksums."""
+    encoded = [value.encode() for value in values]
+    width = max((len(value) for value in encoded), default=1) or 1
+    kind = h5py.string_dtype("utf-8", width)
+    column = np.array(encoded, dtype=kind)
+    if not encoded:
+        group.create_dataset(name, data=column)
+        return
+    chunk = (min(8192, len(encoded)),)
+    group.create_dataset(
+        name, data=column, chunks=chunk, shuffle=True, compression="gzip", compression_opts=1, fletcher32=True
+    )
+
+
+class PartReader:
+    """An open part. Columns are read on demand; every column that is read is checked for type and length."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        self._file = file
+        if file.attrs.get("format") != PART_FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
+            raise StoreError(f"{path}: not a part of format version {FORMAT_VERSION}; run `sspruning embed` again")
+        self.n_rows = int(file.attrs["n_rows"])
+        self.n_skipped = int(file.attrs["n_skipped"])
+        self.dim = int(file.attrs["dim"])
+        if int(file.attrs["n_samples"]) != self.n_rows + self.n_skipped:
+            raise StoreError(f"{path}: n_samples is not n_rows + n_skipped")
+
+    def _dataset(self, name: str, kind: str, shape: tuple[int, ...]) -> h5py.Dataset:
+        link = self._file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise StoreError(f"{self.path}: {name} is missing or a link to elsewhere")
+        dataset = self._file[name]
+        if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+            raise StoreError(f"{self.path}: {name} is not stored in this file")
+        filters = {dataset.compression} if dataset.compression else set()
+        if dataset.dtype.kind != kind or dataset.shape != shape or filters - _ALLOWED_FILTERS:
+            raise StoreError(
+                f"{self.path}: {name} has shape {dataset.shape} and type {dataset.dtype}, expected {shape}"
+            )
+        return dataset
+
+    def _read(self, name: str, kind: str, shape: tuple[int, ...], rows: slice = _ALL) -> np.ndarray:
+        dataset = self._dataset(name, kind, shape)
+        try:
+            return dataset[rows]
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: {name} is damaged ({error}); delete the file and run `sspruning embed` again"
+            ) from error
+
+    def embedding(self, start: int = 0, stop: int | None = None) -> F16:
+        """(m, d) float16 rows ``start`` to ``stop``, exactly as stored."""
+        values = self._read("embedding", "f", (self.n_rows, self.dim), slice(start, stop))
+        if values.dtype != np.float16:
+            raise StoreError(f"{self.path}: embeddings are {values.dtype}, expected float16")
+        return values
+
+    def keys(self) -> list[str]:
+        """Keys of all rows."""
+        return [key.decode() for key in self._read("key", "S", (self.n_rows,)).tolist()]
+
+    def column(self, name: str) -> np.ndarray:
+        """(n,) column ``name``: norm, key_hash, row, block_start, block_end, image_start or image_size."""
+        return self._read(name, "f" if name == "norm" else "u", (self.n_rows,))
+
+    def digest(self) -> U8:
+        """(n, 16) blake2b-128 digests of the samples' raw blocks."""
+        return self._read("digest", "u", (self.n_rows, 16))
+
+    def skipped(self) -> Iterator[tuple[int, str, str]]:
+        """(row, key, reason) of every sample that was not embedded."""
+        shape = (self.n_skipped,)
+        rows = self._read("skipped/row", "u", shape).tolist()
+        keys = self._read("skipped/key", "S", shape).tolist()
+        reasons = self._read("skipped/reason", "u", shape).tolist()
+        names = json.loads(self._file["skipped"].attrs["reasons"])
+        for row, key, reason in zip(rows, keys, reasons, strict=True):
+            yield row, key.decode(), names[reason]
+
+
+@contextmanager
+def open_part(path: Path) -> Generator[PartReader]:
+    """An open `PartReader`; parts never change after their commit, so no lock is taken.
+
+    Raises:
+        StoreError: the file is missing, damaged or not a part.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error}); delete it and run `sspruning embed` again") from error
+    with file:
+        yield PartReader(path, file)
