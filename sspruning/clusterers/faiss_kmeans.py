@@ -1,0 +1,160 @@
+"""FAISS: k-means over all points of the sample, and the search for nearest prototypes, made exact."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sspruning.clusterers import Clustering, KMeansSettings
+from sspruning.errors import MachineError
+from sspruning.records import F16, F32, F64, I32, I64, JSONValue
+
+__all__ = ["NearestPrototypes", "faiss_kmeans", "import_faiss"]
+
+_INIT = {
+    "afk-mc2": "ClusteringInitMethod_AFK_MC2",
+    "k-means++": "ClusteringInitMethod_KMEANS_PLUS_PLUS",
+    "random": "ClusteringInitMethod_RANDOM",
+}
+
+
+def import_faiss() -> ModuleType:
+    """The FAISS module.
+
+    Raises:
+        MachineError: it is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module("faiss")
+    except ImportError as error:
+        raise MachineError(
+            "FAISS is not installed: `pip install 'sspruning[cpu]'`, or 'sspruning[gpu]' for an NVIDIA GPU"
+        ) from error
+
+
+def _gpu_works(faiss: Any) -> bool:
+    """True if a tiny search on the first GPU gives the right answer."""
+    try:
+        if faiss.get_num_gpus() < 1:
+            return False
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(8))
+        rows = np.eye(8, dtype=np.float32)
+        index.add(rows)
+        return bool((index.search(rows, 1)[1][:, 0] == np.arange(8)).all())
+    except (AttributeError, RuntimeError, AssertionError):
+        return False
+
+
+def _use_gpu(faiss: Any, wanted: str) -> bool:
+    works = wanted != "cpu" and _gpu_works(faiss)
+    if wanted == "gpu" and not works:
+        raise MachineError(
+            "cluster.device is 'gpu' but FAISS finds no working GPU; use 'auto', or install 'sspruning[gpu]'"
+        )
+    return works
+
+
+def faiss_kmeans(sample: F32, settings: KMeansSettings) -> Clustering:
+    """`Clustering` by ``faiss.Kmeans`` over every row of ``sample``.
+
+    FAISS's own silent subsampling (256 points a centroid) is off. Empty clusters are split from large ones by FAISS
+    and counted. The same sample, settings and FAISS build give the same bytes for 1, 2 or 4 threads (measured).
+
+    Args:
+        sample: (m, d) float32, m >= k.
+        settings: k, iterations, geometry, start, seed, device.
+
+    Raises:
+        MachineError: FAISS is missing, or a GPU was asked for and none works.
+
+    Cost:
+        O(niter m k d) time; the sample is not copied.
+    """
+    faiss: Any = import_faiss()
+    gpu = _use_gpu(faiss, settings.device)
+    options: dict[str, Any] = {
+        "niter": settings.niter,
+        "seed": settings.seed,
+        "spherical": settings.spherical,
+        "min_points_per_centroid": 1,
+        "max_points_per_centroid": len(sample),
+    }
+    info: dict[str, JSONValue] = {"device": "gpu" if gpu else "cpu", "init": settings.init}
+    method = getattr(faiss, _INIT[settings.init], None)
+    if method is None:
+        info["init"] = "random"
+        info["note"] = f"this FAISS ({faiss.__version__}) has no start by {settings.init}; random points were used"
+    else:
+        options["init_method"] = method
+    means = faiss.Kmeans(sample.shape[1], settings.k, gpu=gpu, **options)
+    means.train(np.ascontiguousarray(sample, np.float32))
+    info["split_clusters"] = int(sum(step["nsplit"] for step in means.iteration_stats))
+    if len(sample) == settings.k:
+        return _every_row_a_centroid(sample, settings, info)
+    return Clustering(means.centroids.copy(), np.asarray(means.obj, np.float64), info)
+
+
+def _every_row_a_centroid(sample: F32, settings: KMeansSettings, info: dict[str, JSONValue]) -> Clustering:
+    """`Clustering` with as many centroids as rows: FAISS hands such rows back as they are, without iterations."""
+    centroids = sample.astype(np.float64)
+    length = np.linalg.norm(centroids, axis=1)
+    if settings.spherical:
+        centroids /= np.where(length > 0, length, 1.0)[:, None]
+    objective = np.full(settings.niter, length.sum() if settings.spherical else 0.0)
+    return Clustering(centroids.astype(np.float32), objective, info)
+
+
+class NearestPrototypes:
+    """Finds the two nearest prototypes of each row, exactly, whatever the grouping of rows or the number of threads.
+
+    FAISS searches in float32, whose last bits depend on how rows are grouped. Where the third candidate comes within
+    the rounding error of the first two, the row is searched again in float64 by direct subtraction, ties going to the
+    lower prototype. On CIFAR-10 embeddings this concerns less than one row in a hundred.
+    """
+
+    def __init__(self, centroids: F32, *, cosine: bool) -> None:
+        """Build the index: inner product with unit centroids when ``cosine``, squared Euclidean otherwise."""
+        faiss: Any = import_faiss()
+        wide = centroids.astype(np.float64)
+        if cosine:
+            length = np.linalg.norm(wide, axis=1, keepdims=True)
+            wide /= np.where(length > 0, length, 1.0)
+        self.k, self.d = centroids.shape
+        self._exact: F64 = wide
+        self._cosine = cosine
+        self._index = faiss.IndexFlatIP(self.d) if cosine else faiss.IndexFlatL2(self.d)
+        self._index.add(np.ascontiguousarray(wide, np.float32))
+        self._square = float(max(1.0, np.einsum("ij,ij->i", wide, wide).max(initial=0.0)))
+
+    def search(self, embeddings: F16 | F32) -> tuple[I32, I32]:
+        """(m,) nearest and (m,) second nearest prototype of (m, d) rows; both the same when k = 1.
+
+        Cost:
+            one FAISS search for three neighbours; O(k d) in float64 for each row that is repaired.
+        """
+        rows = np.ascontiguousarray(embeddings, np.float32)
+        found = min(3, self.k)
+        values, labels = self._index.search(rows, found)
+        if found == 1:
+            return labels[:, 0].astype(np.int32), labels[:, 0].astype(np.int32)
+        # float32 products of d terms err by at most d * 2^-24 * |x| |c|, twice for the difference of two of them;
+        # the expanded Euclidean form adds both squares
+        length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+        scale = length if self._cosine else (length + np.sqrt(self._square)) ** 2
+        window = 2.0 * self.d * 2.0**-24 * np.maximum(scale, 1e-30)
+        close = np.abs(np.diff(values.astype(np.float64), axis=1)).min(axis=1) <= window
+        labels = labels[:, :2]
+        for row in np.flatnonzero(close).tolist():
+            labels[row] = self._search_exactly(rows[row])
+        return labels[:, 0].astype(np.int32), labels[:, 1].astype(np.int32)
+
+    def _search_exactly(self, row: F32) -> I64:
+        """The two nearest prototypes of one row in float64, ties to the lower prototype."""
+        wide = row.astype(np.float64)
+        if self._cosine:
+            wide /= max(float(np.sqrt(wide @ wide)), 1e-30)
+        difference = self._exact - wide
+        return np.argsort(np.einsum("ij,ij->i", difference, difference), kind="stable")[:2]

@@ -1,0 +1,26 @@
+"""Keep what is typical."""
+
+from __future__ import annotations
+
+from sspruning.policies import Candidates
+from sspruning.policies.balance import balanced_ranks, order_by
+from sspruning.records import I64
+
+__all__ = ["keep_easiest"]
+
+
+def keep_easiest(candidates: Candidates) -> I64:
+    """Ranks from the easiest sample to the hardest, with the cluster floor.
+
+    For scarce data: with few samples for each thing to be learnt, typical ones teach more.
+
+    Args:
+        candidates: scores, clusters and ties of n samples.
+
+    Returns:
+        (n,) int64 permutation.
+
+    Source:
+        Sorscher et al. 2022, arXiv:2206.14486 (the flip from easy to hard as data grows).
+    """
+    return balanced_ranks(order_by(candidates.score, candidates.tie), candidates)

@@ -1,0 +1,24 @@
+"""Keep a random subset: the baseline that any clever one must beat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sspruning.policies import Candidates
+from sspruning.records import I64
+
+__all__ = ["keep_random"]
+
+
+def keep_random(candidates: Candidates) -> I64:
+    """Ranks in an order drawn from the seed and the keys; scores, clusters and floors play no part.
+
+    Args:
+        candidates: only ``tie`` is used.
+
+    Returns:
+        (n,) int64 permutation, independent of the order of shards.
+    """
+    ranks = np.empty(len(candidates.tie), np.int64)
+    ranks[np.argsort(candidates.tie, kind="stable")] = np.arange(len(ranks))
+    return ranks
