@@ -1,0 +1,236 @@
+"""The stages as functions: what the command line calls, and what notebooks and batch jobs can call.
+
+Every function does only what is missing, and returns the record of its stage. Settings that are not given are the ones
+last used for that store, or the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sspruning.config import Config, load_config, override
+from sspruning.errors import StoreError, UsageError
+from sspruning.progress import Progress, SilentProgress
+from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selection
+from sspruning.stages import run as chain
+from sspruning.stages.embed import embed as embed_stage
+from sspruning.stages.inspect import Inspection, inspect_corpus
+from sspruning.stages.pack import PackReport, pack
+from sspruning.stages.run import Plan, RunResult, Workspace, executor_for, make_plan, prune
+from sspruning.stages.status import Status, status
+from sspruning.stages.verify import VerifyReport, verify
+from sspruning.stages.write import write as write_stage
+from sspruning.storage.artifacts import SelectionFile
+from sspruning.storage.corpus import open_corpus
+from sspruning.storage.store import Store
+
+__all__ = [
+    "EmbedReport",
+    "Inspection",
+    "Manifest",
+    "PackReport",
+    "Plan",
+    "Prototypes",
+    "RunResult",
+    "Scores",
+    "Selected",
+    "Selection",
+    "Status",
+    "Store",
+    "VerifyReport",
+    "cluster",
+    "embed",
+    "inspect",
+    "load",
+    "pack",
+    "plan",
+    "prune",
+    "score",
+    "select",
+    "status",
+    "verify",
+    "write",
+]
+
+
+def inspect(
+    inputs: Sequence[str], *, image_key: str = "jpg;png;jpeg;webp", progress: Progress | None = None
+) -> Inspection:
+    """`Inspection` of the shards that ``inputs`` name; nothing is decoded."""
+    config = override(Config(), "corpus", image_key=image_key)
+    return inspect_corpus(open_corpus(list(inputs)), config.corpus.suffixes, progress)
+
+
+def _config(folder: Path, config: Config | None) -> Config:
+    return config if config is not None else Workspace.of(folder).load_config()
+
+
+def embed(
+    inputs: Sequence[str] | str,
+    store: str | Path,
+    *,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    verify_inputs: bool = False,
+) -> EmbedReport:
+    """`EmbedReport` of the store at ``store``, which now holds the embeddings of every sound shard.
+
+    Args:
+        inputs: shards: paths, folders, globs, brace patterns.
+        store: folder; made if missing.
+        config: sections `corpus`, `encoder` and `execution` are used.
+        progress: told after each shard.
+        verify_inputs: hash all inputs again instead of trusting size and modification time.
+
+    Raises:
+        UsageError: nothing to read, or repeated keys.
+        StoreError: the store was made with other settings.
+    """
+    folder = Path(store)
+    given = _config(folder, config)
+    listed = [inputs] if isinstance(inputs, str) else list(inputs)
+    given = override(given, "corpus", input=listed)
+    corpus = open_corpus(listed)
+    reporter = progress or SilentProgress()
+    found = make_plan(corpus, folder, given, reporter, whole_run=False)
+    with executor_for(given) as executor:
+        report = embed_stage(
+            corpus,
+            folder,
+            given.encoder.spec(),
+            given.corpus,
+            executor,
+            reporter,
+            verify_inputs=verify_inputs,
+            n_total=found.n_in_shards,
+        )
+    Workspace.of(folder).save_config(given)
+    return report
+
+
+def plan(config: Config, store: Path, progress: Progress | None = None) -> Plan:
+    """`Plan` of a run into ``store``: what would be done, with counts and bytes."""
+    return make_plan(open_corpus(config.corpus.input), store, config, progress or SilentProgress())
+
+
+def cluster(
+    store: str | Path, *, config: Config | None = None, progress: Progress | None = None, force: bool = False
+) -> Prototypes:
+    """`Prototypes` of the store, made again only if the parts or the settings changed, or with ``force``."""
+    workspace = Workspace.of(Path(store))
+    given = _config(Path(store), config)
+    found = chain.up_to_prototypes(workspace, given, progress or SilentProgress(), force=force)
+    workspace.save_config(given)
+    return found
+
+
+def score(store: str | Path, *, config: Config | None = None, progress: Progress | None = None) -> Scores:
+    """`Scores` of every embedded sample; brings the prototypes up to date first."""
+    workspace = Workspace.of(Path(store))
+    given = _config(Path(store), config)
+    with executor_for(given) as executor:
+        _, found = chain.up_to_scores(workspace, given, executor, progress or SilentProgress())
+    workspace.save_config(given)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What `select` came to, with what it brought up to date."""
+
+    prototypes: Prototypes
+    scores: Scores
+    selection: Selection
+    manifest: Manifest | None
+
+
+def select(
+    store: str | Path,
+    *,
+    output: str | Path | None = None,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Selected:
+    """`Selected`: the selection, with prototypes and scores brought up to date; with ``output`` also the shards.
+
+    Args:
+        store: store or run folder.
+        output: folder for pruned shards; None selects only.
+        config: sections `cluster`, `score`, `select`, `write` and `execution` are used.
+        progress: told of every stage.
+        overwrite: replace the shards of another selection in ``output``.
+    """
+    workspace = Workspace.of(Path(store))
+    given = _config(Path(store), config)
+    reporter = progress or SilentProgress()
+    manifest = None
+    with executor_for(given) as executor:
+        prototypes, scores, selection = chain.up_to_selection(workspace, given, executor, reporter)
+        workspace.save_config(given)
+        if output is not None:
+            manifest = write_stage(
+                Store(workspace.store),
+                SelectionFile.open(workspace.selection),
+                Path(output),
+                given.write,
+                executor,
+                reporter,
+                recipe=given.to_yaml(recipe_only=True),
+                overwrite=overwrite,
+            )
+    return Selected(prototypes, scores, selection, manifest)
+
+
+def write(
+    selection: str | Path,
+    output: str | Path,
+    *,
+    store: str | Path | None = None,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """`Manifest` of the pruned shards that now stand in ``output``.
+
+    Args:
+        selection: a ``selection.parquet``, or the folder that holds one.
+        output: folder; made if missing.
+        store: the store it was made from; None looks beside the selection.
+        config: sections `write` and `execution` are used.
+        progress: told after each shard.
+        overwrite: replace the shards of another selection.
+
+    Raises:
+        UsageError: no store beside the selection, or an output that would harm something.
+        StoreError: the selection belongs to another store.
+    """
+    path = Path(selection)
+    path = path / "selection.parquet" if path.is_dir() else path
+    file = SelectionFile.open(path)
+    where = Path(store) if store is not None else path.parent
+    workspace = Workspace.of(where)
+    if not (workspace.store / "store.json").exists():
+        raise UsageError(f"{path}: no store beside it; say which with --store")
+    opened = Store(workspace.store)
+    if file.selection.settings.get("store") != opened.fingerprint:
+        raise StoreError(f"{path}: was not made from the store {workspace.store}; run `sspruning select` on it first")
+    given = _config(where, config)
+    with executor_for(given) as executor:
+        return write_stage(
+            opened,
+            file,
+            Path(output),
+            given.write,
+            executor,
+            progress or SilentProgress(),
+            recipe=given.to_yaml(recipe_only=True),
+            overwrite=overwrite,
+        )
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """`Config` of a YAML file with ``section.key=value`` overrides; pass it to `prune`."""
+    return load_config(Path(path), list(overrides))

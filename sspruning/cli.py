@@ -1,0 +1,346 @@
+"""The command line: parse, build the configuration, call the stage, say what happened, exit with the right code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sspruning import options as opt
+from sspruning import terminal as say
+
+if TYPE_CHECKING:
+    from sspruning.config import Config
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="sspruning",
+    help="Prune unlabeled image corpora before pretraining: webdataset shards in, fewer and smaller shards out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Every verb does only what is missing, so the same command resumes a job that was stopped. "
+    "Exit codes: 0 done, 2 usage, 3 data errors, 4 interrupted (run again), 5 machine (disk, memory, device).",
+)
+
+
+def _overridden(config: Config, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:
+    """``config`` with flags, then ``--set``, on top."""
+    from sspruning.config import load_config, override
+
+    for section, values in sections.items():
+        config = override(config, section, **values)
+    return load_config(None, sets, base=config) if sets else config
+
+
+def _stored(folder: Path, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:
+    """Settings last used for a store, with flags and ``--set`` on top."""
+    from sspruning.stages.run import Workspace
+
+    return _overridden(Workspace.of(folder).load_config(), sections, sets)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if value:
+        from sspruning import __version__
+
+        typer.echo(f"sspruning {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prune unlabeled image corpora before pretraining: webdataset shards in, fewer and smaller shards out."""
+    del version
+    say.settings.quiet, say.settings.verbose = quiet, verbose
+
+
+@app.command("inspect")
+@say.verb
+def inspect_command(
+    shards: opt.Shards,
+    image_key: Annotated[str, typer.Option(help="Image suffixes in order of preference.")] = "jpg;png;jpeg;webp",
+) -> None:
+    """Print what is in a corpus: samples, suffixes, sizes, problems. Decodes nothing."""
+    from sspruning import api
+
+    found = api.inspect(shards, image_key=image_key, progress=say.console())
+    say.inspection(found, image_key)
+
+
+@app.command("pack")
+@say.verb
+def pack_command(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of images, or a text file with a path a line.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.")],
+    samples_per_shard: Annotated[int, typer.Option(min=1, help="Upper bound; shards are balanced.")] = 10_000,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Make webdataset shards from a folder of images, byte for byte; keys are the relative paths."""
+    from sspruning import api
+
+    report = api.pack(source, output, samples_per_shard=samples_per_shard, overwrite=overwrite, progress=say.console())
+    say.packed(report, output)
+
+
+@app.command("embed")
+@say.verb
+def embed_command(
+    shards: opt.Shards,
+    store: Annotated[Path, typer.Option("--store", help="Folder of the embedding store.")],
+    encoder: opt.EncoderName = None,
+    model: opt.Model = None,
+    checkpoint: opt.Checkpoint = None,
+    factory: opt.Factory = None,
+    image_size: opt.ImageSize = None,
+    image_key: opt.ImageKey = None,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    verify_inputs: Annotated[
+        bool, typer.Option("--verify-inputs", help="Hash all inputs again instead of trusting size and time.")
+    ] = False,
+    dry_run: opt.DryRun = False,
+    sets: opt.Set = None,
+) -> None:
+    """Embed every image of the shards into a store; resumes where it stopped."""
+    from sspruning import api
+
+    config = _stored(
+        store,
+        {
+            "corpus": {"input": shards, "image_key": image_key},
+            "encoder": {
+                "name": encoder,
+                "model": model,
+                "checkpoint": checkpoint,
+                "factory": factory,
+                "image_size": image_size,
+                "batch_size": batch_size,
+                "device": device,
+            },
+            "execution": {"workers": workers, "executor": executor},
+        },
+        sets,
+    )
+    if dry_run:
+        say.print_plan(config, store, whole_run=False)
+        return
+    report = api.embed(
+        shards,
+        store,
+        config=config,
+        progress=say.console(store / "logs" / "events.jsonl"),
+        verify_inputs=verify_inputs,
+    )
+    say.embedded(report, store)
+    say.exit_if_quarantined(report)
+
+
+@app.command("cluster")
+@say.verb
+def cluster_command(
+    store: opt.StoreDir,
+    n_clusters: opt.NClusters = None,
+    niter: Annotated[int | None, typer.Option(help="Lloyd iterations.")] = None,
+    seed: opt.Seed = None,
+    force: Annotated[bool, typer.Option("--force", help="Cluster again even if nothing changed.")] = False,
+    sets: opt.Set = None,
+) -> None:
+    """Find prototypes: k-means over the embeddings of a store."""
+    from sspruning import api
+
+    config = _stored(store, {"cluster": {"n_clusters": n_clusters, "niter": niter, "seed": seed}}, sets)
+    found = api.cluster(store, config=config, progress=say.console(), force=force)
+    say.clustered(found)
+
+
+@app.command("score")
+@say.verb
+def score_command(
+    store: opt.StoreDir,
+    metric: Annotated[str | None, typer.Option(help="prototype_distance, prototype_margin, random.")] = None,
+    distance: Annotated[str | None, typer.Option(help="cosine or euclidean.")] = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    sets: opt.Set = None,
+) -> None:
+    """Score how hard every sample is; larger = harder. Brings the prototypes up to date first."""
+    from sspruning import api
+
+    config = _stored(
+        store,
+        {"score": {"metric": metric, "distance": distance}, "execution": {"workers": workers, "executor": executor}},
+        sets,
+    )
+    found = api.score(store, config=config, progress=say.console())
+    say.scores(found)
+
+
+@app.command("select")
+@say.verb
+def select_command(
+    store: opt.StoreDir,
+    keep: opt.Keep = None,
+    keep_fraction: opt.KeepFraction = None,
+    balance: opt.Balance = None,
+    floor: opt.Floor = None,
+    metric: Annotated[str | None, typer.Option(help="Score to select by.")] = None,
+    seed: opt.Seed = None,
+    output: opt.OutputOrNone = None,
+    samples_per_shard: opt.SamplesPerShard = None,
+    overwrite: opt.Overwrite = False,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    sets: opt.Set = None,
+) -> None:
+    """Choose which samples stay; brings prototypes and scores up to date, and with --output writes the shards."""
+    from sspruning import api
+
+    config = _stored(
+        store,
+        {
+            "select": {
+                "keep": keep,
+                "keep_fraction": keep_fraction,
+                "balance": balance,
+                "floor": floor,
+                "seed": seed,
+            },
+            "score": {"metric": metric},
+            "write": {"samples_per_shard": samples_per_shard},
+            "execution": {"workers": workers, "executor": executor},
+        },
+        sets,
+    )
+    found = api.select(store, output=output, config=config, progress=say.console(), overwrite=overwrite)
+    say.selected(found.selection)
+    if found.manifest is not None:
+        say.written(found.manifest)
+    else:
+        say.line(f"  write the shards with: sspruning write {found.selection.path} --output pruned/")
+
+
+@app.command("write")
+@say.verb
+def write_command(
+    selection: Annotated[
+        Path, typer.Argument(metavar="SELECTION", help="selection.parquet, or the folder that holds it.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pruned shards.")],
+    store: Annotated[Path | None, typer.Option("--store", help="The store; default: beside the selection.")] = None,
+    samples_per_shard: Annotated[int | None, typer.Option(help="Upper bound; shards are balanced.")] = None,
+    order: Annotated[str | None, typer.Option(help="corpus, shuffled, easy-to-hard or hard-to-easy.")] = None,
+    seed: opt.Seed = None,
+    overwrite: opt.Overwrite = False,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    sets: opt.Set = None,
+) -> None:
+    """Write the kept samples as new shards: raw bytes copied, digests checked, trainers' index files beside them."""
+    from sspruning import api
+
+    where = store or (selection if selection.is_dir() else selection.parent)
+    config = _stored(
+        where,
+        {
+            "write": {"samples_per_shard": samples_per_shard, "order": order, "seed": seed},
+            "execution": {"workers": workers, "executor": executor},
+        },
+        sets,
+    )
+    manifest = api.write(selection, output, store=store, config=config, progress=say.console(), overwrite=overwrite)
+    say.written(manifest)
+
+
+@app.command("run")
+@say.verb
+def run_command(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="See configs/quickstart.yaml.")],
+    sets: opt.Set = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
+) -> None:
+    """Run the whole chain from one file: embed, cluster, score, select, write."""
+    from sspruning import api
+    from sspruning.config import load_config
+
+    config = _overridden(
+        load_config(config_file, sets), {"execution": {"workers": workers, "executor": executor}}, None
+    )
+    root = Path(config.paths.run_dir or f"runs/{config.name}")
+    if dry_run:
+        say.print_plan(config, root / "store", whole_run=True)
+        return
+    result = api.prune(config, say.console(root / "events.jsonl"), overwrite=overwrite)
+    say.embedded(result.embedded, root / "store")
+    say.line(f"{result.prototypes.k:,} prototypes ({result.prototypes.info.get('k_reason')})")
+    say.selected(result.selection)
+    say.written(result.manifest)
+    say.exit_if_quarantined(result.embedded)
+
+
+@app.command("status")
+@say.verb
+def status_command(store: opt.StoreDir) -> None:
+    """Say what is done in a store or a run. Exit 0 only when every shard is embedded."""
+    from sspruning import api
+
+    found = api.status(store)
+    say.status(found)
+
+
+@app.command("verify")
+@say.verb
+def verify_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pruned shards, a store or a run folder.")],
+) -> None:
+    """Prove that nothing was lost or damaged; reads everything again, sources included."""
+    from sspruning import api
+
+    report = api.verify(folder, say.console())
+    say.verified(report, folder)
+
+
+@app.command("demo")
+@say.verb
+def demo_command(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder for everything the demo makes.")] = Path(
+        "sspruning-demo"
+    ),
+    dataset: Annotated[
+        str, typer.Option(help="digits (no network), cifar10 or fashion-mnist (downloaded).")
+    ] = "digits",
+    keep_fraction: Annotated[float, typer.Option(help="Share of samples that stays.")] = 0.7,
+    workers: opt.Workers = None,
+) -> None:
+    """Run everything on a small data set in under a minute, and show what came of it."""
+    from sspruning.stages.demo import demo
+
+    result = demo(
+        folder,
+        dataset=dataset,
+        keep_fraction=keep_fraction,
+        workers=workers,
+        progress=say.console(folder / "events.jsonl"),
+    )
+    say.demo(result)
+
+
+def main() -> None:
+    """Entry point of the command ``sspruning``."""
+    app()

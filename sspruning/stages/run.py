@@ -1,0 +1,293 @@
+"""The chain: which artefact lies where, what it depends on, and what has to be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sspruning.config import Config, default_workers, load_config
+from sspruning.errors import DataError, StoreError, UsageError
+from sspruning.execution import Executor, make_executor
+from sspruning.fingerprint import fingerprint
+from sspruning.progress import Progress, SilentProgress
+from sspruning.records import EmbedReport, JSONValue, Manifest, Prototypes, Scores, Selection
+from sspruning.stages.cluster import cluster
+from sspruning.stages.embed import embed, pending_shards
+from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_repeated_keys
+from sspruning.stages.score import assignment_path, score
+from sspruning.stages.select import advice, kept_count, select, selection_fingerprint
+from sspruning.stages.write import write
+from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
+from sspruning.storage.atomic import sweep, write_bytes
+from sspruning.storage.corpus import Corpus, open_corpus
+from sspruning.storage.store import Store
+
+ROW_OVERHEAD_BYTES = 100  # keys, ranges, digests, assignment and score of one sample; measured on CIFAR-10
+
+__all__ = ["Plan", "RunResult", "Workspace", "executor_for", "make_plan", "prune", "up_to_selection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where the artefacts of one store lie: in the run folder around it, or inside the store when it stands alone."""
+
+    root: Path
+    store: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> Workspace:
+        """The workspace of a store, or of a run folder that holds one."""
+        if (folder / "store" / "store.json").exists():
+            return cls(folder, folder / "store")
+        if folder.name == "store" and (folder.parent / "config.yaml").exists():
+            return cls(folder.parent, folder)
+        return cls(folder, folder)
+
+    @property
+    def config(self) -> Path:
+        """The settings that were last used, stage by stage."""
+        return self.root / "config.yaml"
+
+    @property
+    def prototypes(self) -> Path:
+        """The clustering."""
+        return self.root / "prototypes.h5"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of assignments and scores."""
+        return self.root / "scores"
+
+    @property
+    def selection(self) -> Path:
+        """The last selection."""
+        return self.root / "selection.parquet"
+
+    @property
+    def events(self) -> Path:
+        """Log for machines."""
+        return self.root / "events.jsonl"
+
+    def load_config(self, overrides: list[str] | None = None) -> Config:
+        """Settings last used here, with overrides on top; the defaults where there are none."""
+        return load_config(self.config if self.config.exists() else None, overrides)
+
+    def save_config(self, config: Config) -> None:
+        """Keep the settings, so that later verbs go on with them. An unchanged file is left alone."""
+        text = config.to_yaml()
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
+            write_bytes(self.config, text.encode())
+
+
+@contextmanager
+def executor_for(config: Config) -> Generator[Executor]:
+    """The configured executor; its workers are stopped at the end of the block."""
+    workers = config.execution.workers or default_workers(config.encoder.device)
+    executor = make_executor(config.execution.executor, workers, config.execution.timeout_s)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do, before it does it."""
+
+    inspection: Inspection | None
+    pending_shards: int
+    n_shards: int
+    pending_bytes: int
+    size_bytes: int
+    n_samples: int | None
+    """Samples with an image; None without a preflight."""
+    n_kept: int | None
+    bytes_per_row: int
+    """Of the store; for 384 dimensions until an encoder is known."""
+    output_bytes: int
+
+    @property
+    def n_in_shards(self) -> int | None:
+        """All samples, with or without an image; None without a preflight."""
+        return None if self.inspection is None else self.inspection.n_samples
+
+
+def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *, whole_run: bool = True) -> Plan:
+    """`Plan` of a run: counts, bytes, and what is done already. Reads tar headers unless `corpus.preflight` is off.
+
+    Args:
+        corpus: the input.
+        store: where embeddings are or will be.
+        config: the whole configuration.
+        progress: told while headers are read.
+        whole_run: False checks only what an embedding needs, not clusters and fractions.
+
+    Raises:
+        UsageError: repeated keys, more prototypes than samples, or a fraction that keeps nothing.
+    """
+    pending = pending_shards(store, corpus)
+    inspection = None
+    if config.corpus.preflight and pending:
+        inspection = inspect_corpus(
+            corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
+        )
+        refuse_repeated_keys(inspection)
+        n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
+    else:
+        n = Store(store).n_rows if not pending else None
+    wanted = config.cluster.n_clusters if whole_run else None
+    if n is not None and wanted is not None and wanted > n:
+        raise UsageError(f"cluster.n_clusters is {wanted} but there are {n} samples; ask for fewer")
+    if n == 0 and inspection is not None and not inspection.problems:
+        raise UsageError(
+            f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
+            f"the corpus has {', '.join(inspection.suffixes) or 'none'}; set --image-key"
+        )
+    n_kept = kept_count(n, config.select.keep_fraction) if n and whole_run else None
+    return Plan(
+        inspection=inspection,
+        pending_shards=len(pending),
+        n_shards=len(corpus.shards),
+        pending_bytes=sum(shard.size for shard in pending),
+        size_bytes=corpus.size_bytes,
+        n_samples=n,
+        n_kept=n_kept,
+        bytes_per_row=2 * (Store(store).dim if (store / "store.json").exists() else 384) + ROW_OVERHEAD_BYTES,
+        output_bytes=round(corpus.size_bytes * config.select.keep_fraction),
+    )
+
+
+def refuse_nested_output(corpus: Corpus, output: Path) -> None:
+    """Refuse an output folder that is an input's folder.
+
+    Raises:
+        UsageError: names both.
+    """
+    resolved = output.resolve()
+    for shard in corpus.shards:
+        if Path(shard.path).resolve().parent == resolved:
+            raise UsageError(f"{output}: the output folder holds the input {shard.path}; name another folder")
+
+
+def _stale_prototypes(workspace: Workspace, mark: str) -> Prototypes | None:
+    """Existing prototypes if they are the ones asked for; None if they have to be made."""
+    if not workspace.prototypes.exists():
+        return None
+    try:
+        found = load_prototypes(workspace.prototypes)
+    except StoreError:
+        return None
+    return found if found.fingerprint == mark else None
+
+
+def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
+    """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
+    store = Store(workspace.store)
+    mark = fingerprint({"content": store.content_fingerprint(), "cluster": config.cluster.as_json()})
+    found = None if force else _stale_prototypes(workspace, mark)
+    if found is None:
+        sweep(workspace.root)
+        found = cluster(store, config.cluster, progress, mark)
+        save_prototypes(workspace.prototypes, found)
+    return found
+
+
+def up_to_scores(
+    workspace: Workspace, config: Config, executor: Executor, progress: Progress
+) -> tuple[Prototypes, Scores]:
+    """Prototypes and `Scores` of the store as it is now."""
+    prototypes = up_to_prototypes(workspace, config, progress)
+    sweep(workspace.scores / "assignment")
+    store = Store(workspace.store)
+    scores = score(store, prototypes, workspace.prototypes, workspace.scores, config.score, executor, progress)
+    return prototypes, scores
+
+
+def up_to_selection(
+    workspace: Workspace, config: Config, executor: Executor, progress: Progress
+) -> tuple[Prototypes, Scores, Selection]:
+    """Prototypes, scores and `Selection` of the store as it is now, each made only if needed."""
+    warning = advice(config.select)
+    if warning is not None:
+        progress.note(warning)
+    prototypes, scores = up_to_scores(workspace, config, executor, progress)
+    if workspace.selection.exists():
+        try:
+            existing = SelectionFile.open(workspace.selection).selection
+        except StoreError:
+            existing = None
+        if existing is not None and existing.fingerprint == selection_fingerprint(scores, config.select):
+            return prototypes, scores, existing
+    store = Store(workspace.store)
+    folder = Path(scores.assignment_folder)
+    assignments = {
+        record.shard_id: assignment_path(folder, record, prototypes, config.score.distance)
+        for record in store.records()
+    }
+    facts: dict[str, JSONValue] = {
+        "metric": config.score.metric,
+        "distance": config.score.distance,
+        "n_clusters": prototypes.k,
+        "store": store.fingerprint,
+    }
+    return prototypes, scores, select(store, scores, assignments, config.select, workspace.selection, facts, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a whole run came to."""
+
+    embedded: EmbedReport
+    prototypes: Prototypes
+    scores: Scores
+    selection: Selection
+    manifest: Manifest
+
+
+def prune(config: Config, progress: Progress | None = None, *, overwrite: bool = False) -> RunResult:
+    """`RunResult` of the whole chain: shards in, pruned shards out. Does only what is missing.
+
+    Raises:
+        SSPruningError: see the stages. Shards that could not be read are in the result, not an exception.
+    """
+    progress = progress or SilentProgress()
+    root = Path(config.paths.run_dir or f"runs/{config.name}")
+    output = Path(config.paths.output or "pruned")
+    corpus = open_corpus(config.corpus.input)
+    refuse_nested_output(corpus, output)
+    plan = make_plan(corpus, root / "store", config, progress)
+    root.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(root, root / "store")
+    workspace.save_config(config)
+    with executor_for(config) as executor:
+        embedded = embed(
+            corpus, workspace.store, config.encoder.spec(), config.corpus, executor, progress, n_total=plan.n_in_shards
+        )
+        if embedded.n_embedded == 0:
+            raise DataError(f"no sample could be embedded; {_reasons(embedded)}")
+        prototypes, scores, selection = up_to_selection(workspace, config, executor, progress)
+        manifest = write(
+            Store(workspace.store),
+            SelectionFile.open(workspace.selection),
+            output,
+            config.write,
+            executor,
+            progress,
+            recipe=config.to_yaml(recipe_only=True),
+            overwrite=overwrite,
+        )
+    if manifest.n_kept != selection.n_kept:
+        raise StoreError(
+            f"{output}: {manifest.n_kept} samples written, {selection.n_kept} selected; remove it and run again"
+        )
+    return RunResult(embedded, prototypes, scores, selection, manifest)
+
+
+def _reasons(report: EmbedReport) -> str:
+    skipped = ", ".join(f"{count} {reason}" for reason, count in report.skipped.items())
+    damaged = "; ".join(f"{shard}: {problem}" for shard, problem in list(report.quarantined.items())[:3])
+    return (
+        "; ".join(part for part in (f"skipped: {skipped}" if skipped else "", damaged) if part) or "the corpus is empty"
+    )

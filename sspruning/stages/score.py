@@ -1,0 +1,188 @@
+"""Prototypes to scores: assign every sample to its prototypes, then measure how hard it is. One column file a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from sspruning.clusterers.faiss_kmeans import NearestPrototypes
+from sspruning.config import ScoreConfig
+from sspruning.errors import MachineError, SSPruningError
+from sspruning.execution import Executor, StageSpec, Task
+from sspruning.fingerprint import fingerprint, short
+from sspruning.metrics import METRICS
+from sspruning.metrics.distances import pair_distance
+from sspruning.progress import Progress, SilentProgress
+from sspruning.records import I64, JSONValue, Prototypes, Scores, ScoringChunk
+from sspruning.stages.cluster import seeded
+from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, load_prototypes, save_column
+from sspruning.storage.store import CommitRecord, Store
+
+__all__ = ["AssignWorker", "assignment_path", "score", "score_path"]
+
+ASSIGN_ROWS = 8192
+WORKER = "sspruning.stages.score:AssignWorker"
+
+
+def _mark(record: CommitRecord, prototypes: Prototypes, distance: str) -> str:
+    """What an assignment of one part depends on."""
+    return fingerprint({"part": record.fingerprint, "prototypes": prototypes.fingerprint, "distance": distance})
+
+
+def assignment_path(folder: Path, record: CommitRecord, prototypes: Prototypes, distance: str) -> Path:
+    """File with the assignment of one part; its name says what it was made from."""
+    return folder / f"{record.shard_id}.{short(_mark(record, prototypes, distance))}.npy"
+
+
+def score_path(folder: Path, record: CommitRecord) -> Path:
+    """File with the scores of one part, in a folder that belongs to one fingerprint."""
+    return folder / f"{record.shard_id}.npy"
+
+
+class AssignWorker:
+    """Built once in each worker: finds the two nearest prototypes of every row of a part."""
+
+    def __init__(self, *, store: str, prototypes: str, folder: str, distance: str, mark: str) -> None:
+        """Load the prototypes and build the search index; ``mark`` tells one set of inputs from another."""
+        del mark
+        self._store = Store(store)
+        self._records = {record.shard_id: record for record in self._store.records()}
+        self._prototypes = load_prototypes(Path(prototypes))
+        self._folder = Path(folder)
+        self._distance = distance
+        self._search = NearestPrototypes(self._prototypes.centroids, cosine=distance == "cosine")
+
+    def __call__(self, payload: dict[str, JSONValue]) -> JSONValue:
+        """Rows assigned in the part of the shard that the payload names."""
+        record = self._records[str(payload["shard_id"])]
+        centroids, cosine = self._prototypes.centroids, self._distance == "cosine"
+        rows: Any = np.empty(record.n_rows, ASSIGNMENT_DTYPE)
+        with self._store.open_part(record) as part:
+            for start in range(0, record.n_rows, ASSIGN_ROWS):
+                chunk = part.embedding(start, start + ASSIGN_ROWS)
+                first, second = self._search.search(chunk)
+                out = rows[start : start + ASSIGN_ROWS]
+                out["label"], out["second_label"] = first, second
+                out["distance"] = pair_distance(chunk, centroids, first, cosine=cosine)
+                out["second_distance"] = pair_distance(chunk, centroids, second, cosine=cosine)
+                angle = out["distance"] if cosine else pair_distance(chunk, centroids, first, cosine=True)
+                out["cosine_distance"] = angle
+        save_column(assignment_path(self._folder, record, self._prototypes, self._distance), rows)
+        return record.n_rows
+
+
+def _assign(
+    store: Store,
+    prototypes: Prototypes,
+    prototypes_path: Path,
+    folder: Path,
+    distance: str,
+    executor: Executor,
+    progress: Progress,
+) -> None:
+    """Make the assignment of every part that has none."""
+    missing = [
+        record for record in store.records() if not assignment_path(folder, record, prototypes, distance).exists()
+    ]
+    kwargs: dict[str, object] = {
+        "store": str(store.path),
+        "prototypes": str(prototypes_path),
+        "folder": str(folder),
+        "distance": distance,
+        "mark": fingerprint(
+            [prototypes.fingerprint, store.content_fingerprint()]
+        ),  # other inputs, another worker object
+    }
+    tasks = (Task(record.shard_id, {"shard_id": record.shard_id}) for record in missing)
+    with progress.stage("assign", sum(record.n_rows for record in missing), "samples") as ticker:
+        for outcome in executor.run(StageSpec(WORKER, kwargs), tasks):
+            if outcome.kind != "ok":
+                if isinstance(outcome.error, SSPruningError):
+                    raise outcome.error
+                raise MachineError(f"assigning {outcome.task_id}: {outcome.kind}: {outcome.error!r}")
+            ticker.tick(int(cast("int", outcome.value)))
+
+
+def _assignments(
+    store: Store, prototypes: Prototypes, folder: Path, distance: str
+) -> Iterator[tuple[CommitRecord, np.ndarray]]:
+    for record in store.records():
+        path = assignment_path(folder, record, prototypes, distance)
+        yield record, load_column(path, record.n_rows, ASSIGNMENT_DTYPE)
+
+
+def _cluster_sizes(store: Store, prototypes: Prototypes, folder: Path, distance: str) -> I64:
+    sizes = np.zeros(prototypes.k, np.int64)
+    for _, rows in _assignments(store, prototypes, folder, distance):
+        sizes += np.bincount(rows["label"], minlength=prototypes.k)
+    return sizes
+
+
+def score(
+    store: Store,
+    prototypes: Prototypes,
+    prototypes_path: Path,
+    scores_dir: Path,
+    config: ScoreConfig,
+    executor: Executor,
+    progress: Progress | None = None,
+) -> Scores:
+    """`Scores` of every embedded sample, larger = harder, as one column file a shard.
+
+    Labels come from FAISS with near-ties settled in float64, distances from direct subtraction in float64, so neither
+    the number of workers nor their threads can change a bit.
+
+    Args:
+        store: where the embeddings are.
+        prototypes: what to measure against.
+        prototypes_path: where workers load them from.
+        scores_dir: folder for assignments and scores; finished files in it are used again.
+        config: metric and geometry.
+        executor: where assignments run.
+        progress: told after each part.
+
+    Cost:
+        one FAISS search of all rows; a few bytes of memory for each row of one part.
+    """
+    progress = progress or SilentProgress()
+    assigned = scores_dir / "assignment"
+    _assign(store, prototypes, prototypes_path, assigned, config.distance, executor, progress)
+    sizes = _cluster_sizes(store, prototypes, assigned, config.distance)
+    mark = fingerprint(
+        {
+            "content": store.content_fingerprint(),
+            "prototypes": prototypes.fingerprint,
+            "score": config.as_json(),
+            "sizes": fingerprint(sizes.tolist()),
+        }
+    )
+    folder = scores_dir / f"{config.metric}.{short(mark)}"
+    metric = METRICS.resolve(config.metric)
+    low, high, total, distance_total, rows_done = np.inf, -np.inf, 0.0, 0.0, 0
+    for record, rows in _assignments(store, prototypes, assigned, config.distance):
+        with store.open_part(record) as part:
+            tie = seeded(part.column("key_hash"), config.seed)
+        values = metric(
+            ScoringChunk(
+                label=rows["label"],
+                distance=rows["distance"],
+                second_label=rows["second_label"],
+                second_distance=rows["second_distance"],
+                cluster_size=sizes[rows["label"]],
+                tie=tie,
+            )
+        )
+        path = score_path(folder, record)
+        if not path.exists():
+            save_column(path, values.astype("<f4", copy=False))
+        if len(values):
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+        total += float(values.sum(dtype=np.float64))
+        distance_total += float(rows["distance"].sum(dtype=np.float64))
+        rows_done += len(values)
+    each = max(rows_done, 1)
+    summary = {"min": low, "mean": total / each, "max": high, "mean_distance": distance_total / each}
+    return Scores(str(folder), str(assigned), rows_done, sizes, mark, config.metric, summary)

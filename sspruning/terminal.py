@@ -1,0 +1,267 @@
+"""What the command line says: summaries, plans, errors. One place for words, so that verbs stay thin."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sspruning.errors import InterruptedRunError, MachineError, QuarantineError, SSPruningError
+
+if TYPE_CHECKING:
+    from sspruning.config import Config
+    from sspruning.progress import ConsoleProgress
+    from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selection
+    from sspruning.stages.demo import DemoResult
+    from sspruning.stages.inspect import Inspection
+    from sspruning.stages.pack import PackReport
+    from sspruning.stages.status import Status
+    from sspruning.stages.verify import VerifyReport
+
+__all__ = [
+    "clustered",
+    "console",
+    "demo",
+    "embedded",
+    "exit_if_quarantined",
+    "inspection",
+    "line",
+    "packed",
+    "print_plan",
+    "scores",
+    "selected",
+    "settings",
+    "size",
+    "status",
+    "verb",
+    "verified",
+    "written",
+]
+
+
+@dataclass(slots=True)
+class _Settings:
+    """How much to say; set once, before a verb runs."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+settings = _Settings()
+
+
+def line(text: str = "") -> None:
+    """One line for people on standard output."""
+    if not settings.quiet:
+        typer.echo(text)
+
+
+def console(events: Path | None = None) -> ConsoleProgress:
+    """Progress for people on standard error, and ``events.jsonl`` if a path is given."""
+    from sspruning.progress import ConsoleProgress
+
+    return ConsoleProgress(events, quiet=settings.quiet)
+
+
+def stopped(_number: int, _frame: object) -> None:
+    """Signal handler: stop as an interrupt from the keyboard does."""
+    raise KeyboardInterrupt
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one message and an exit code; a signal into exit 4."""
+
+    @wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        signal.signal(signal.SIGTERM, stopped)
+        try:
+            function(*args, **kwargs)
+        except SSPruningError as error:
+            fail(error)
+        except KeyboardInterrupt:
+            fail(InterruptedRunError("stopped; run the same command again, it goes on from here"))
+        except MemoryError:
+            fail(MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size"))
+
+    return guarded
+
+
+def fail(error: SSPruningError) -> None:
+    """Print the error and leave with its exit code."""
+    if settings.verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    typer.echo(f"sspruning: {error}", err=True)
+    raise typer.Exit(error.exit_code)
+
+
+def size(number: float) -> str:
+    """Bytes for people: 512 B, 20.3 MB."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return ""
+
+
+def embedded(report: EmbedReport, store: Path) -> None:
+    """Say what an embedding job did."""
+    for note in report.notes:
+        line(f"  {note}")
+    line(f"{report.n_embedded:,} of {report.n_samples:,} samples of {report.n_shards:,} shards are embedded in {store}")
+    if report.done_now == 0:
+        line("  nothing to do: every shard was up to date")
+    for reason, count in report.skipped.items():
+        line(f"  skipped, {reason}: {count:,}")
+
+
+def exit_if_quarantined(report: EmbedReport) -> None:
+    """Leave with exit code 3 if shards were put aside."""
+    if report.quarantined:
+        lines = "\n".join(f"  {shard}: {problem}" for shard, problem in list(report.quarantined.items())[:20])
+        raise QuarantineError(f"{len(report.quarantined)} shards were put aside, all others are done:\n{lines}")
+
+
+def selected(selection: Selection) -> None:
+    """Say what a selection keeps."""
+    settings = selection.settings
+    share = selection.n_kept / selection.n_embedded
+    line(
+        f"kept {selection.n_kept:,} of {selection.n_embedded:,} samples ({share:.1%}): {settings['keep']} by "
+        f"{settings['metric']}, {settings['n_clusters']} prototypes, cluster floor {settings['balance']}"
+    )
+    line(f"  selection: {selection.path}")
+
+
+def written(manifest: Manifest) -> None:
+    """Say what was written, and how to prove it."""
+    total = sum(int(str(shard["size"])) for shard in manifest.shards)
+    line(f"{manifest.n_kept:,} samples in {len(manifest.shards):,} shards, {size(total)}, in {manifest.path}")
+    line(f"  prove it with: sspruning verify {manifest.path}")
+
+
+def print_plan(config: Config, store: Path, *, whole_run: bool) -> None:
+    """Say what a run would do: counts, bytes, time."""
+    from sspruning.progress import duration
+    from sspruning.stages.embed import estimated_seconds
+    from sspruning.stages.run import make_plan
+    from sspruning.storage.corpus import open_corpus
+
+    found = make_plan(open_corpus(config.corpus.input), store, config, console(), whole_run=whole_run)
+    samples = "unknown" if found.n_samples is None else f"{found.n_samples:,}"
+    line(f"input: {found.n_shards:,} shards, {size(found.size_bytes)}, samples with an image: {samples}")
+    line(f"to embed: {found.pending_shards:,} shards, {size(found.pending_bytes)}")
+    if found.n_samples is not None:
+        share = found.pending_bytes / max(found.size_bytes, 1)
+        seconds, source = estimated_seconds(store, round(found.n_samples * share), config)
+        line(f"  time: about {duration(seconds)} ({source})")
+        line(f"  store: about {size(found.n_samples * found.bytes_per_row)} in {store}")
+    if whole_run and found.n_kept is not None:
+        line(f"to keep: {found.n_kept:,} samples ({config.select.keep_fraction:.1%}), {config.select.keep}")
+        line(f"  output: about {size(found.output_bytes)} in {config.paths.output or 'pruned'}")
+    for path, problem in (found.inspection.problems if found.inspection else {}).items():
+        line(f"  DAMAGED {path}: {problem}")
+    line("nothing was done (--dry-run)")
+
+
+def inspection(found: Inspection, image_key: str) -> None:
+    """Say what is in a corpus; leave with exit code 3 if something is wrong."""
+    line(f"{found.n_samples:,} samples in {found.n_shards:,} shards, {size(found.size_bytes)}")
+    for suffix, count in found.suffixes.most_common():
+        line(f"  .{suffix:<12} {count:>12,} members {size(found.suffix_bytes[suffix]):>10}")
+    for kind, count in found.sample_kinds.most_common(10):
+        line(f"  samples with {kind}: {count:,}")
+    if found.without_image:
+        line(f"  without an image ({image_key}): {found.without_image:,}")
+    for reason, count in (found.skipped + found.ignored).most_common():
+        line(f"  {reason}: {count:,}")
+    for repeated in found.repeated_keys:
+        line(f"  repeated key {repeated}")
+    for path, problem in found.problems.items():
+        line(f"  DAMAGED {path}: {problem}")
+    if found.problems or found.repeated_keys:
+        raise QuarantineError(f"{len(found.problems)} damaged shards, {len(found.repeated_keys)} repeated keys")
+    line("no problems found")
+
+
+def scores(found: Scores) -> None:
+    """Say how scores and clusters are spread."""
+    facts = found.summary
+    line(f"{found.n_rows:,} samples scored by {found.metric}; larger = harder")
+    line(f"  min {facts['min']:.4f}   mean {facts['mean']:.4f}   max {facts['max']:.4f}")
+    sizes = found.cluster_sizes
+    line(
+        f"  clusters: {len(sizes):,}, members {sizes.min():,} to {sizes.max():,}, "
+        f"{int((sizes == 0).sum())} empty, {int(((sizes > 0) & (sizes < 3)).sum())} with one or two"
+    )
+
+
+def status(found: Status) -> None:
+    """Say what is done; leave with 4 if shards are missing, with 3 if some are in quarantine."""
+    line(f"{found.store}: {found.n_committed:,} of {found.n_shards:,} shards embedded ({found.encoder})")
+    line(f"  samples: {found.n_samples:,}, embedded: {found.n_embedded:,}")
+    for reason, count in found.skipped.items():
+        line(f"  skipped, {reason}: {count:,}")
+    line(f"  prototypes: {found.prototypes}")
+    line(f"  selection: {found.selection}")
+    if found.pending:
+        raise InterruptedRunError(f"{len(found.pending)} shards are not embedded yet: {', '.join(found.pending[:5])}")
+    if found.quarantined:
+        lines = "\n".join(f"  {shard}: {problem}" for shard, problem in list(found.quarantined.items())[:20])
+        raise QuarantineError(f"{len(found.quarantined)} shards are in quarantine:\n{lines}")
+
+
+def verified(report: VerifyReport, folder: Path) -> None:
+    """Say what was proved; leave with 3 if something is wrong."""
+    for what, count in report.checked.items():
+        line(f"{count:,} {what}")
+    for note in report.notes:
+        line(f"  note: {note}")
+    if not report.ok:
+        raise QuarantineError(
+            f"{report.n_problems} problems in {folder}:\n" + "\n".join(f"  {p}" for p in report.problems)
+        )
+    line(f"{folder}: verified")
+
+
+def demo(result: DemoResult) -> None:
+    """Say what the demo kept, dropped and measured."""
+    line()
+    line(
+        f"packed {result.packed.n_samples:,} images into {len(result.packed.shards)} shards: {result.folder / 'shards'}"
+    )
+    selected(result.run.selection)
+    written(result.run.manifest)
+    line(f"most typical: {', '.join(result.typical)}")
+    line(f"most unusual: {', '.join(result.rare)}")
+    line("a small classifier, trained on each and tested on images that none has seen (mean ± sd of 5 seeds):")
+    for probe in result.probes:
+        line(f"  {probe.name:<7} {probe.n_train:>7,} images  accuracy {probe.mean:6.1%} ± {probe.spread:.1%}")
+    line("your own images: sspruning pack FOLDER -o shards/ && sspruning embed shards/ --store store/")
+    line("then, as often as you like: sspruning select store/ --keep hard --keep-fraction 0.7 --output pruned/")
+
+
+def packed(report: PackReport, output: Path) -> None:
+    """Say what was packed."""
+    line(f"{report.n_samples:,} samples ({report.n_files:,} files) in {len(report.shards)} shards in {output}")
+    if report.renamed:
+        line(f"  {report.renamed:,} keys differ from their path: dots and private names mean something else in a shard")
+    if report.left_out:
+        line(f"  {report.left_out:,} other files left out")
+
+
+def clustered(found: Prototypes) -> None:
+    """Say how the clustering went."""
+    line(f"{found.k:,} prototypes from {found.sample_size:,} samples ({found.info.get('k_reason')})")
+    if len(found.objective) > 1:
+        line(
+            f"  objective {found.objective[0]:.6g} after the first, {found.objective[-1]:.6g} after the last iteration"
+        )
+    if found.info.get("note"):
+        line(f"  {found.info['note']}")
