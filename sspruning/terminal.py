@@ -243,6 +243,7 @@ def demo(result: DemoResult) -> None:
     line("a small classifier, trained on each and tested on images that none has seen (mean ± sd of 5 seeds):")
     for probe in result.probes:
         line(f"  {probe.name:<7} {probe.n_train:>7,} images  accuracy {probe.mean:6.1%} ± {probe.spread:.1%}")
+    line(f"picture: {result.picture}")
     line("your own images: sspruning pack FOLDER -o shards/ && sspruning embed shards/ --store store/")
     line("then, as often as you like: sspruning select store/ --keep hard --keep-fraction 0.7 --output pruned/")
 

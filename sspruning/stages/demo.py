@@ -16,6 +16,7 @@ from sspruning.config import Config, load_config
 from sspruning.errors import MachineError, UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import U8
+from sspruning.stages.demo_figure import COLUMNS, draw
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.run import RunResult, prune
 from sspruning.storage.artifacts import SelectionFile
@@ -52,7 +53,7 @@ class DemoResult:
     rare: list[str]
     """Keys of the hardest samples."""
     folder: Path
-    output: Path
+    picture: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +146,13 @@ def _probes(data: _Data, kept: np.ndarray, progress: Progress) -> list[Probe]:
     return [Probe(name, sizes[name], float(np.mean(found[name])), float(np.std(found[name], ddof=1))) for name in names]
 
 
-def _by_hardness(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Five easiest and five hardest keys, and the numbers of the kept images."""
+def _by_hardness(path: Path) -> tuple[list[str], list[int], np.ndarray]:
+    """Keys and image numbers from the easiest to the hardest, and the sorted numbers of the kept images."""
     file = SelectionFile.open(path)
-    keys = file.column("key")
     order = np.argsort(file.column("score"), kind="stable")
-    kept = np.array([int(key.rsplit("/", 1)[1]) for key in keys[file.column("kept")]])
-    return list(keys[order[:5]]), list(keys[order[-5:]][::-1]), np.sort(kept)
+    keys = file.column("key")[order]
+    numbers = np.array([int(key.rsplit("/", 1)[1]) for key in keys])
+    return list(keys), numbers.tolist(), np.sort(numbers[file.column("kept")[order]])
 
 
 def _config(folder: Path, keep_fraction: float, workers: int | None) -> Config:
@@ -198,10 +199,14 @@ def demo(
     _write_images(data, images)
     packed = pack(images, folder / "shards", samples_per_shard=300, overwrite=True, progress=progress)
     result = prune(_config(folder, keep_fraction, workers), progress, overwrite=True)
-    typical, rare, kept = _by_hardness(folder / "run" / "selection.parquet")
+    keys, numbers, kept = _by_hardness(folder / "run" / "selection.parquet")
     probes = _probes(data, kept, progress)
+    picture = folder / "demo.png"
+    title = f"{dataset}: {result.selection.n_kept:,} of {result.selection.n_embedded:,} images kept, no labels used"
+    easy, hard = numbers[:COLUMNS], numbers[::-1][:COLUMNS]
+    draw(picture, [data.train[i] for i in easy], [data.train[i] for i in hard], probes, title)
     write_json(
         folder / "probe.json",
         [{"name": p.name, "n_train": p.n_train, "mean": p.mean, "spread": p.spread, "seeds": SEEDS} for p in probes],
     )
-    return DemoResult(packed, result, probes, typical, rare, folder, folder / "pruned")
+    return DemoResult(packed, result, probes, keys[:5], keys[:-6:-1], folder, picture)
