@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 CONFIG_CAP_BYTES = 1 << 20
+SHOWN_CHARS = 200
 
 
 def _as_list(value: object) -> object:
@@ -71,9 +72,9 @@ class CorpusConfig(_Section):
     """Accept archives without the end-of-archive marker (some old writers)."""
     preflight: bool = True
     """Read all tar headers before the work: counts, bytes and repeated keys are known first. Turn off on slow disks."""
-    max_pixels: int = Field(50_000_000, gt=0)
+    max_pixels: int = Field(50_000_000, gt=0, lt=1 << 63)
     """Images with more pixels are skipped as too_many_pixels."""
-    max_member_bytes: int = Field(64 << 20, gt=0)
+    max_member_bytes: int = Field(64 << 20, gt=0, lt=1 << 63)
     """Images with more bytes are skipped as image_too_large."""
 
     @property
@@ -111,15 +112,15 @@ class ClusterConfig(_Section):
 
     name: str = "faiss_kmeans"
     """A name of the table in ``sspruning.clusterers``."""
-    n_clusters: int | None = Field(None, ge=1)
+    n_clusters: int | None = Field(None, ge=1, lt=1 << 31)
     """Number of prototypes; None takes about sqrt(n), at least 16, at most 50,000, and at least 32 samples each."""
-    niter: int = Field(20, ge=1)
+    niter: int = Field(20, ge=1, lt=1 << 31)
     """Lloyd iterations; the FAISS FAQ sees no gain beyond 20."""
     spherical: bool = True
     """Unit-norm centroids (cosine geometry). False: plain Euclidean k-means."""
     init: Literal["afk-mc2", "k-means++", "random"] = "afk-mc2"
     """How centroids start. AFK-MC2 gave a lower objective than random for about 10 % more time (k=1000, d=384)."""
-    points_per_centroid: int = Field(512, ge=1)
+    points_per_centroid: int = Field(512, ge=1, lt=1 << 31)
     """The sample holds at most this many points for each centroid; all of them are used."""
     seed: int = Field(0, ge=0, lt=1 << 31)
     """Decides the sample and the start."""
@@ -156,7 +157,7 @@ class SelectConfig(_Section):
 class WriteConfig(_Section):
     """What the output looks like."""
 
-    samples_per_shard: int = Field(10_000, ge=1)
+    samples_per_shard: int = Field(10_000, ge=1, lt=1 << 31)
     """Upper bound; shards are balanced, so all hold nearly the same number."""
     order: Literal["corpus", "shuffled", "easy-to-hard", "hard-to-easy"] = "corpus"
     """Order of the samples in the output."""
@@ -169,7 +170,7 @@ class ExecutionConfig(_Section):
 
     executor: str = "local"
     """A name of the table in ``sspruning.execution``."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, lt=1 << 16)
     """Processes; None takes one for each core, or one for each GPU."""
     timeout_s: float | None = Field(None, gt=0)
     """Seconds after which a single task is given up."""
@@ -212,7 +213,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise ConfigError(f"YAML references (*name) are not read; at {self.peek_event().start_mark}")
+            raise ConfigError(f"{_place(self.peek_event().start_mark)}: references (*name) are not read")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
@@ -220,15 +221,21 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = str(key_node.value)
             if key in seen:
-                raise ConfigError(f"the key {key!r} occurs twice{key_node.start_mark}")
+                raise ConfigError(f"{_place(key_node.start_mark)}: the key {key!r} occurs twice")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
+def _place(mark: yaml.Mark) -> str:
+    return f"{mark.name}: line {mark.line + 1}"
+
+
 def _parse_yaml(text: str, where: str) -> object:
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
+        loader = _StrictLoader(text)
+        loader.name = where
+        return loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
         raise ConfigError(f"{where}: not readable as YAML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{where}: nested too deeply") from error
@@ -296,11 +303,20 @@ def _validated(content: dict[str, Any], where: str) -> Config:
         raise ConfigError("\n".join(_problem(where, entry) for entry in error.errors())) from None
 
 
+def _shown(value: object) -> str:
+    """``value`` as far as a message has room for it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of thousands of digits
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+
+
 def _problem(where: str, entry: Any) -> str:
     """One line for one problem: where, what, got, and the nearest known key."""
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] != "extra_forbidden":
-        return f"{where}: {key}: {entry['msg']}; got {entry['input']!r}"
+        return f"{where}: {key}: {entry['msg']}; got {_shown(entry['input'])}"
     known = list(Config.model_fields)
     if len(entry["loc"]) == 2 and (field := Config.model_fields.get(str(entry["loc"][0]))) is not None:
         known = list(cast("type[BaseModel]", field.annotation).model_fields)

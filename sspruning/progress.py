@@ -84,8 +84,10 @@ class SilentProgress:
         """Append one JSON line."""
         if self._events is not None:
             self._events.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"time": round(time.time(), 3), "event": kind, **facts}, default=str)
+            plain = json.loads(text, parse_constant=lambda _: None)  # NaN and infinity are no JSON
             with self._events.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"time": round(time.time(), 3), "event": kind, **facts}, default=str) + "\n")
+                stream.write(json.dumps(plain) + "\n")
 
 
 class _LineCount(_Count):

@@ -42,8 +42,8 @@ def advice(config: SelectConfig) -> str | None:
     if config.keep == "hard" and config.keep_fraction < HARD_LIMIT:
         return (
             f"warning: keeping the hardest {config.keep_fraction:.0%} loses to a random subset in the literature "
-            "(CCS, arXiv:2210.15809, forgetting scores: 95.36 % accuracy at 70 % kept, 34.03 % at 10 %): the hard end of "
-            "a small subset is mostly noise. Keep 0.5 or more, or use --keep random"
+            "(CCS, arXiv:2210.15809, forgetting scores: 95.36 % accuracy at 70 % kept, 34.03 % at 10 %): the hard end "
+            "of a small subset is mostly noise. Keep 0.5 or more, or use --keep random"
         )
     return None
 
