@@ -18,6 +18,7 @@ __all__ = [
     "U64",
     "BoolArray",
     "EmbedReport",
+    "EmbeddingChunk",
     "EncoderSpec",
     "JSONValue",
     "Manifest",
@@ -77,6 +78,17 @@ class EncoderSpec:
     """Run convolutions in the channels-last memory format."""
     compile: bool = False
     """Run the model through torch.compile: minutes of warm-up, worth it for long jobs on a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingChunk:
+    """Consecutive rows of a store."""
+
+    keys: list[str]
+    embeddings: F16
+    """(m, d) float16, unit length."""
+    scores: F32 | None = None
+    """(m,) float32, larger = harder; None unless scores were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

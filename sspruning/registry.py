@@ -40,9 +40,17 @@ class Registry(Mapping[str, str], Generic[T]):
         Raises:
             UsageError: no such name; the message lists the known ones and the nearest match.
         """
+        self.check(name)
+        module, _, attribute = self._table[name].partition(":")
+        return cast("T", getattr(importlib.import_module(module), attribute))
+
+    def check(self, name: str) -> None:
+        """Raise if ``name`` is not registered; imports nothing.
+
+        Raises:
+            UsageError: no such name; the message lists the known ones and the nearest match.
+        """
         if name not in self._table:
             close = difflib.get_close_matches(name, self._table, n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UsageError(f"unknown {self.family} {name!r}.{hint} Known: {', '.join(sorted(self._table))}.")
-        module, _, attribute = self._table[name].partition(":")
-        return cast("T", getattr(importlib.import_module(module), attribute))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sspruning.clusterers import CLUSTERERS
+from sspruning.clusterers.faiss_kmeans import import_faiss
 from sspruning.config import Config, default_workers, load_config
 from sspruning.errors import DataError, StoreError, UsageError
-from sspruning.execution import Executor, make_executor
+from sspruning.execution import EXECUTORS, Executor, make_executor
 from sspruning.fingerprint import fingerprint
+from sspruning.metrics import METRICS
+from sspruning.policies import POLICIES
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, JSONValue, Manifest, Prototypes, Scores, Selection
 from sspruning.stages.cluster import cluster
@@ -171,6 +176,21 @@ def refuse_nested_output(corpus: Corpus, output: Path) -> None:
             raise UsageError(f"{output}: the output folder holds the input {shard.path}; name another folder")
 
 
+def check_names(config: Config) -> None:
+    """Refuse a name that no table has, or a missing FAISS, before hours of work are spent.
+
+    Raises:
+        UsageError: unknown clusterer, metric, policy or executor.
+        MachineError: FAISS is not installed.
+    """
+    CLUSTERERS.check(config.cluster.name)
+    METRICS.check(config.score.metric)
+    POLICIES.check(config.select.keep)
+    EXECUTORS.check(config.execution.executor)
+    if importlib.util.find_spec("faiss") is None:
+        import_faiss()
+
+
 def _stale_prototypes(workspace: Workspace, mark: str) -> Prototypes | None:
     """Existing prototypes if they are the ones asked for; None if they have to be made."""
     if not workspace.prototypes.exists():
@@ -209,6 +229,7 @@ def up_to_selection(
     workspace: Workspace, config: Config, executor: Executor, progress: Progress
 ) -> tuple[Prototypes, Scores, Selection]:
     """Prototypes, scores and `Selection` of the store as it is now, each made only if needed."""
+    check_names(config)
     warning = advice(config.select)
     if warning is not None:
         progress.note(warning)
@@ -253,6 +274,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
         SSPruningError: see the stages. Shards that could not be read are in the result, not an exception.
     """
     progress = progress or SilentProgress()
+    check_names(config)
     root = Path(config.paths.run_dir or f"runs/{config.name}")
     output = Path(config.paths.output or "pruned")
     corpus = open_corpus(config.corpus.input)

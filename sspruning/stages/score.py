@@ -18,10 +18,10 @@ from sspruning.metrics.distances import pair_distance
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import I64, JSONValue, Prototypes, Scores, ScoringChunk
 from sspruning.stages.cluster import seeded
-from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, load_prototypes, save_column
+from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, load_prototypes, save_column, score_path
 from sspruning.storage.store import CommitRecord, Store
 
-__all__ = ["AssignWorker", "assignment_path", "score", "score_path"]
+__all__ = ["AssignWorker", "assignment_path", "score"]
 
 ASSIGN_ROWS = 8192
 WORKER = "sspruning.stages.score:AssignWorker"
@@ -35,11 +35,6 @@ def _mark(record: CommitRecord, prototypes: Prototypes, distance: str) -> str:
 def assignment_path(folder: Path, record: CommitRecord, prototypes: Prototypes, distance: str) -> Path:
     """File with the assignment of one part; its name says what it was made from."""
     return folder / f"{record.shard_id}.{short(_mark(record, prototypes, distance))}.npy"
-
-
-def score_path(folder: Path, record: CommitRecord) -> Path:
-    """File with the scores of one part, in a folder that belongs to one fingerprint."""
-    return folder / f"{record.shard_id}.npy"
 
 
 class AssignWorker:
@@ -175,7 +170,7 @@ def score(
                 tie=tie,
             )
         )
-        path = score_path(folder, record)
+        path = score_path(folder, record.shard_id)
         if not path.exists():
             save_column(path, values.astype("<f4", copy=False))
         if len(values):

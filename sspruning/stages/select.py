@@ -16,8 +16,7 @@ from sspruning.policies import POLICIES, PRUNED_REASON, Candidates
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import F32, I32, I64, U64, BoolArray, JSONValue, Scores, Selection
 from sspruning.stages.cluster import seeded
-from sspruning.stages.score import score_path
-from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, save_selection
+from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, save_selection, score_path
 from sspruning.storage.store import Store
 
 __all__ = ["advice", "kept_count", "select", "selection_fingerprint"]
@@ -68,7 +67,9 @@ def _columns(store: Store, scores: Scores, assignments: dict[str, Path], seed: i
     at = 0
     for record, hashes in store.key_hashes():
         rows = slice(at, at + record.n_rows)
-        columns.score[rows] = load_column(score_path(Path(scores.folder), record), record.n_rows, np.dtype("<f4"))
+        columns.score[rows] = load_column(
+            score_path(Path(scores.folder), record.shard_id), record.n_rows, np.dtype("<f4")
+        )
         columns.cluster[rows] = load_column(assignments[record.shard_id], record.n_rows, ASSIGNMENT_DTYPE)["label"]
         columns.tie[rows] = seeded(hashes, seed)
         at += record.n_rows

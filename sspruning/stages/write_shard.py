@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -78,34 +77,17 @@ class ShardWriter:
 
     def _blocks(self, planned: np.ndarray, ranges: np.ndarray) -> Iterator[bytes]:
         """The output archive, piece by piece: samples that stand together in a source are read together."""
+        part, start, end = planned["part"].tolist(), ranges["start"].tolist(), ranges["end"].tolist()
+        digests = ranges["digest"].tobytes()
         size = 0
-        with ExitStack() as stack:
-            readers: dict[int, ShardReader] = {}
-            part, start, end = planned["part"].tolist(), ranges["start"].tolist(), ranges["end"].tolist()
-            digests = ranges["digest"].tobytes()
-            first = 0
-            while first < len(part):
-                last = first
-                while (
-                    last + 1 < len(part)
-                    and part[last + 1] == part[first]
-                    and start[last + 1] == end[last]
-                    and end[last + 1] - start[first] <= COPY_BYTES
-                ):
-                    last += 1
-                if part[first] not in readers:
-                    if len(readers) >= OPEN_SOURCES:
-                        readers.pop(next(iter(readers))).__exit__(None, None, None)
-                    readers[part[first]] = self._open(part[first])
-                reader = readers[part[first]]
-                for piece in self._run(
-                    reader, part[first], start[first : last + 1], end[first : last + 1], digests, first
+        with _Sources(self._open) as sources:
+            for first, last in _runs_of_neighbours(part, start, end):
+                reader = sources.reader(part[first])
+                for piece in self._checked(
+                    reader, part[first], start[first:last], end[first:last], digests[16 * first :]
                 ):
                     size += len(piece)
                     yield piece
-                first = last + 1
-            for reader in readers.values():
-                stack.push(reader)
         yield END_MARKER + bytes(-(size + len(END_MARKER)) % RECORD_BYTES)
 
     def _open(self, number: int) -> ShardReader:
@@ -121,18 +103,18 @@ class ShardWriter:
             raise ShardError(shard.path, 0, "the shard changed since it was embedded; run `sspruning embed` again")
         return reader
 
-    def _run(
-        self, reader: ShardReader, number: int, starts: list[int], ends: list[int], digests: bytes, first: int
+    def _checked(
+        self, reader: ShardReader, number: int, starts: list[int], ends: list[int], digests: bytes
     ) -> Iterator[bytes]:
         """Blocks of samples that stand together, each checked against its digest."""
         if ends[-1] - starts[0] > COPY_BYTES:
-            yield from self._large(reader, number, starts[0], ends[0], digests[16 * first : 16 * first + 16])
+            yield from self._large(reader, number, starts[0], ends[0], digests[:16])
             return
         data = reader.read(starts[0], ends[-1] - starts[0])
         view = memoryview(data)
         base = starts[0]
         blake2b = hashlib.blake2b
-        for index, (start, end) in enumerate(zip(starts, ends, strict=True), start=first):
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
             if (
                 blake2b(view[start - base : end - base], digest_size=16).digest()
                 != digests[16 * index : 16 * index + 16]
@@ -154,3 +136,40 @@ class ShardWriter:
         path = self._shards[self._records[number].shard_id].path
         problem = "these bytes are not the ones that were embedded; restore the shard, or run `sspruning embed` again"
         return ShardError(path, offset, problem)
+
+
+class _Sources:
+    """Open source shards, at most `OPEN_SOURCES` of them, all closed at the end."""
+
+    def __init__(self, open_source: Callable[[int], ShardReader]) -> None:
+        self._open_source = open_source
+        self._readers: dict[int, ShardReader] = {}
+
+    def __enter__(self) -> _Sources:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for reader in self._readers.values():
+            reader.close()
+
+    def reader(self, number: int) -> ShardReader:
+        """Reader of source ``number``; the one opened longest ago makes room."""
+        if number not in self._readers:
+            if len(self._readers) >= OPEN_SOURCES:
+                self._readers.pop(next(iter(self._readers))).close()
+            self._readers[number] = self._open_source(number)
+        return self._readers[number]
+
+
+def _runs_of_neighbours(part: list[int], start: list[int], end: list[int]) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) of samples that stand next to each other in one source, at most `COPY_BYTES` together."""
+    first = 0
+    for index in range(1, len(part) + 1):
+        if (
+            index == len(part)
+            or part[index] != part[first]
+            or start[index] != end[index - 1]
+            or end[index] - start[first] > COPY_BYTES
+        ):
+            yield first, index
+            first = index

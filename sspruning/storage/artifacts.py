@@ -31,6 +31,7 @@ __all__ = [
     "save_column",
     "save_prototypes",
     "save_selection",
+    "score_path",
 ]
 
 PROTOTYPES_FORMAT = "sspruning-prototypes"
@@ -107,6 +108,11 @@ def save_column(path: Path, values: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
     write_bytes(path, buffer.getvalue())
+
+
+def score_path(folder: Path, shard_id: str) -> Path:
+    """File with the scores of one shard, in a folder that belongs to one fingerprint."""
+    return folder / f"{shard_id}.npy"
 
 
 def load_column(path: Path, rows: int, dtype: np.dtype) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 
 from sspruning.errors import StoreError
 from sspruning.fingerprint import canonical_json, fingerprint, short
-from sspruning.records import F16, JSONValue, ShardRef
+from sspruning.records import EmbeddingChunk, JSONValue, Scores, ShardRef
+from sspruning.storage.artifacts import load_column, score_path
 from sspruning.storage.atomic import create_once, file_sha256, read_json, write_bytes, write_json
 from sspruning.storage.parts import FORMAT_VERSION, PartData, PartReader, encode_part, open_part
 
@@ -242,13 +243,23 @@ class Store:
                 )
             yield part
 
-    def chunks(self, rows: int = 65536) -> Iterator[tuple[list[str], F16]]:
-        """(keys, embeddings) of at most ``rows`` samples at a time, in store order; for analysis in numpy."""
+    def chunks(self, rows: int = 65536, scores: Scores | None = None) -> Iterator[EmbeddingChunk]:
+        """`EmbeddingChunk` of at most ``rows`` samples at a time, in store order; never across shards.
+
+        Args:
+            rows: upper bound, and with it the memory.
+            scores: what `sspruning.score` returned, to have each sample's score as well.
+        """
         for record in self.records():
+            values = None
+            if scores is not None:
+                values = load_column(score_path(Path(scores.folder), record.shard_id), record.n_rows, np.dtype("<f4"))
             with self.open_part(record) as part:
                 keys = part.keys()
                 for start in range(0, record.n_rows, rows):
-                    yield keys[start : start + rows], part.embedding(start, start + rows)
+                    stop = min(start + rows, record.n_rows)
+                    own = None if values is None else values[start:stop]
+                    yield EmbeddingChunk(keys[start:stop], part.embedding(start, stop), own)
 
     def key_hashes(self) -> Iterator[tuple[CommitRecord, np.ndarray]]:
         """(record, (n,) uint64 key hashes) of each part in store order."""
