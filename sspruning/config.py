@@ -268,6 +268,7 @@ def load_config(path: Path | None, overrides: list[str] | None = None, *, base: 
         content = base.as_json()
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: expected sections such as 'corpus:' and 'select:', got {type(content).__name__}")
+    content = {key: value for key, value in content.items() if value is not None}  # an empty section is the default
     for text in overrides or []:
         _apply(content, text)
     return _validated(content, where)

@@ -171,7 +171,7 @@ def embed(
     store = Store(store_path)
     for folder in ("parts", "quarantine", "."):
         sweep(store.path / folder)
-    store.set_shards(corpus.shards)
+    _record_corpus(store, corpus)
     _touch(store, corpus)
     work = StageSpec(WORKER, {"spec": wanted, "limits": limits, "store": str(store_path)})
     left = None if n_total is None else n_total - sum(record.n_samples for record in store.records(refresh=True))
@@ -179,7 +179,7 @@ def embed(
         for outcome in executor.run(work, _tasks(pending)):
             done = _settle(store, outcome, {shard.shard_id: shard for shard in pending})
             ticker.tick(done)
-    store.write_manifest()
+    _record_manifest(store)
     return _report(store, corpus, len(pending), notes)
 
 
@@ -214,7 +214,26 @@ def _settle(store: Store, outcome: Outcome, shards: dict[str, ShardRef]) -> int:
     else:
         raise _explained(outcome, shard.path)
     store.quarantine(shard, problem)
+    # a part of what the shard was before must not count any more
+    (store.path / "parts" / f"{shard.shard_id}.json").unlink(missing_ok=True)
     return 0
+
+
+def _record_corpus(store: Store, corpus: Corpus) -> None:
+    """Make ``corpus`` the store's corpus; a file that says so already is left alone."""
+    with suppress(StoreError, TypeError, KeyError):
+        if tuple(store.shards().values()) == corpus.shards:
+            return
+    store.set_shards(corpus.shards)
+
+
+def _record_manifest(store: Store) -> None:
+    """Bring ``manifest.json`` up to date; a file that holds these records already is left alone."""
+    records = [asdict(record) for record in store.records(refresh=True)]
+    with suppress(StoreError):
+        if read_json(store.path / "manifest.json") == {"store": store.fingerprint, "parts": records}:
+            return
+    store.write_manifest()
 
 
 def _touch(store: Store, corpus: Corpus) -> None:

@@ -60,7 +60,8 @@ def _key(path: Path, base: Path) -> str:
     """Key of a file: its relative path without the suffix, dots and private names made safe for webdataset."""
     relative = path.relative_to(base if path.is_relative_to(base) else base.absolute())
     folders = [
-        part.strip("_") if part.startswith("__") and part.endswith("__") else part for part in relative.parts[:-1]
+        part.strip("_") or "_" if part.startswith("__") and part.endswith("__") else part
+        for part in relative.parts[:-1]
     ]
     stem = relative.name[: -len(relative.suffix)] if relative.suffix else relative.name
     stem = stem.replace(".", "_").strip() or "_"
@@ -92,9 +93,24 @@ def _samples(base: Path, paths: Sequence[Path], report: PackReport) -> list[_Sam
             plain = str(path.relative_to(base).with_suffix("")) if path.is_relative_to(base) else ""
             report.renamed += unique != plain
             files = [(suffix, path), *((side.suffix.lower().lstrip("."), side) for side in sidecars)]
+            _refuse_unusable(unique, files)
             samples[unique] = _Sample(unique, files)
     report.left_out += sum(map(len, others.values()))
     return [samples[key] for key in sorted(samples)]
+
+
+def _refuse_unusable(key: str, files: Sequence[tuple[str, Path]]) -> None:
+    """Refuse a sample that no reader of the shard could take: two members of one name, or a name that is not UTF-8."""
+    places: dict[str, Path] = {}
+    for suffix, path in files:
+        if suffix in places:
+            raise UsageError(f"{path} and {places[suffix]} would both become {key}.{suffix}; rename one of them")
+        places[suffix] = path
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        shown = str(files[0][1]).encode("utf-8", "backslashreplace").decode()
+        raise UsageError(f"{shown}: the name is not UTF-8, which keys must be; rename the file or its folder") from None
 
 
 def _tar_pieces(samples: Sequence[_Sample]) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ from sspruning.stages.embed import embed, pending_shards
 from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_repeated_keys
 from sspruning.stages.score import assignment_path, score
 from sspruning.stages.select import advice, kept_count, select, selection_fingerprint
-from sspruning.stages.write import write
+from sspruning.stages.write import refuse_nested_output, write
 from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
 from sspruning.storage.atomic import sweep, write_bytes
 from sspruning.storage.corpus import Corpus, open_corpus
@@ -164,18 +164,6 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
     )
 
 
-def refuse_nested_output(corpus: Corpus, output: Path) -> None:
-    """Refuse an output folder that is an input's folder.
-
-    Raises:
-        UsageError: names both.
-    """
-    resolved = output.resolve()
-    for shard in corpus.shards:
-        if Path(shard.path).resolve().parent == resolved:
-            raise UsageError(f"{output}: the output folder holds the input {shard.path}; name another folder")
-
-
 def check_names(config: Config) -> None:
     """Refuse a name that no table has, or a missing FAISS, before hours of work are spent.
 
@@ -278,7 +266,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     root = Path(config.paths.run_dir or f"runs/{config.name}")
     output = Path(config.paths.output or "pruned")
     corpus = open_corpus(config.corpus.input)
-    refuse_nested_output(corpus, output)
+    refuse_nested_output(output, corpus.shards)
     plan = make_plan(corpus, root / "store", config, progress)
     root.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(root, root / "store")

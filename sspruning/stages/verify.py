@@ -13,7 +13,7 @@ from sspruning.errors import ShardError, StoreError, UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.stages.inspect import key_hash
 from sspruning.stages.sidecars import META
-from sspruning.stages.write import up_to_date
+from sspruning.stages.write import groups_with_rows, up_to_date
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import file_sha256, read_json
 from sspruning.storage.samples import Sample, ShardReader
@@ -114,7 +114,11 @@ def _verify_output(folder: Path, report: VerifyReport, progress: Progress) -> No
         report.problem(
             f"{selection.path}: selects {selection.selection.n_kept} samples, the manifest says {content['n_kept']}"
         )
-    _verify_sources(folder, selection, known, report, progress)
+    try:
+        _verify_sources(folder, selection, known, report, progress)
+    except StoreError as error:
+        report.problem(str(error))
+        return
     for index in np.flatnonzero(~known.seen).tolist()[:SHOWN]:
         report.problem(
             f"{folder}: a sample with key hash {known.hashes[index]:016x} is in the shards but was not selected"
@@ -149,7 +153,8 @@ def _read_output(folder: Path, content: dict, report: VerifyReport, progress: Pr
                 or len(own) != shard["n_samples"]
             ):
                 report.problem(f"{path}: content is not what the manifest records; remove it and run `write` again")
-            report.count("shards with the recorded sha256, samples and size")
+            else:
+                report.count("shards with the recorded sha256, samples and size")
     order = np.argsort(np.array(hashes[: len(digests)], np.uint64), kind="stable")
     table = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
     return _Known(np.array(hashes[: len(digests)], np.uint64)[order], table[order], np.zeros(len(order), np.bool_))
@@ -161,7 +166,7 @@ def _verify_sources(
     """Compare every kept sample with its source shard, or, where that is gone, its key with the selection."""
     sources = {entry["shard_id"]: entry for entry in cast("list[dict]", read_json(folder / META / "sources.json"))}
     with progress.stage("sources", selection.selection.n_kept, "samples") as ticker:
-        for table in selection.groups(["key", "shard", "kept"]):
+        for table in groups_with_rows(selection, ["key", "shard", "kept"]):
             keys = table.filter(table.column("kept")).column("key").to_pylist()
             if not keys:
                 continue
@@ -215,7 +220,7 @@ def _compare(path: str, keys: set[str], known: _Known, report: VerifyReport) -> 
                     report.problem(f"{path}: sample {sample.key!r} differs from its copy in the output")
                 else:
                     report.count("samples equal to their source, byte for byte")
-    except ShardError as error:
+    except (ShardError, OSError) as error:
         report.problem(str(error))
     for key in sorted(keys):
         report.problem(f"{path}: sample {key!r} is selected but not in its source any more")
@@ -263,5 +268,6 @@ def _check_part(store: Store, shard_id: str, report: VerifyReport) -> None:
         report.problem(
             f"{store.part_path(record)}: rows or counts are inconsistent; delete it and run `sspruning embed` again"
         )
+        return
     report.count("parts with the recorded sha256 and sound rows")
     report.count("embedded samples accounted for", record.n_rows)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
 from sspruning.config import WriteConfig
 from sspruning.errors import MachineError, SSPruningError, StoreError, UsageError
 from sspruning.execution import Executor, StageSpec, Task
 from sspruning.fingerprint import fingerprint
 from sspruning.progress import Progress, SilentProgress
-from sspruning.records import I64, JSONValue, Manifest
+from sspruning.records import I64, JSONValue, Manifest, ShardRef
 from sspruning.stages.cluster import seeded
 from sspruning.stages.sidecars import META, write_sidecars
 from sspruning.stages.write_shard import record_path, records_with_rows
@@ -23,11 +26,29 @@ from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json, sweep
 from sspruning.storage.store import Store
 
-__all__ = ["plan", "shard_borders", "up_to_date", "write", "write_fingerprint"]
+__all__ = ["groups_with_rows", "plan", "shard_borders", "up_to_date", "write", "write_fingerprint"]
 
 
 WORKER = "sspruning.stages.write_shard:ShardWriter"
 PLAN_DTYPE = np.dtype([("part", "<u4"), ("row", "<u4")])
+
+
+def groups_with_rows(selection: SelectionFile, columns: list[str]) -> Iterator[pa.Table]:
+    """Tables of the given columns, one for each shard that has rows; pyarrow keeps an empty one for the others.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    try:
+        yield from (table for table in selection.groups(columns) if table.num_rows)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(f"{selection.path}: damaged ({error}); delete it and run `sspruning select` again") from error
+
+
+def _another_corpus(selection: SelectionFile) -> StoreError:
+    return StoreError(
+        f"{selection.path}: was made before shards were added, changed or removed; run `sspruning select` again"
+    )
 
 
 def plan(store: Store, selection: SelectionFile, config: WriteConfig) -> np.ndarray:
@@ -37,12 +58,11 @@ def plan(store: Store, selection: SelectionFile, config: WriteConfig) -> np.ndar
         8 bytes a kept sample, 16 for orders other than the corpus's.
     """
     parts, rows, scores, ties = [], [], [], []
-    groups = selection.groups(["kept", "score"])
-    for number, (record, table) in enumerate(zip(records_with_rows(store), groups, strict=True)):
-        if table.num_rows != record.n_rows:
-            raise StoreError(
-                f"{selection.path}: {table.num_rows} rows for {record.shard_id}, the store has {record.n_rows}"
-            )
+    records = records_with_rows(store)
+    for number, table in enumerate(groups_with_rows(selection, ["shard", "kept", "score"])):
+        record = records[number] if number < len(records) else None
+        if record is None or table.num_rows != record.n_rows or table.column("shard")[0].as_py() != record.shard_id:
+            raise _another_corpus(selection)
         kept = np.flatnonzero(table.column("kept").to_numpy())
         parts.append(np.full(len(kept), number, np.uint32))
         rows.append(kept.astype(np.uint32))
@@ -50,6 +70,8 @@ def plan(store: Store, selection: SelectionFile, config: WriteConfig) -> np.ndar
             scores.append(table.column("score").to_numpy()[kept])
             with store.open_part(record) as part:
                 ties.append(seeded(part.column("key_hash")[kept], config.seed))
+    if len(parts) != len(records):
+        raise _another_corpus(selection)
     planned: Any = np.empty(sum(map(len, rows)), PLAN_DTYPE)
     planned["part"], planned["row"] = np.concatenate(parts), np.concatenate(rows)
     if config.order == "corpus":
@@ -65,6 +87,18 @@ def shard_borders(n: int, samples_per_shard: int) -> I64:
     return (np.arange(shards + 1, dtype=np.int64) * n) // shards
 
 
+def refuse_nested_output(output: Path, shards: Iterable[ShardRef]) -> None:
+    """Refuse an output that is an input folder or lies in one: the next run could take its shards for input.
+
+    Raises:
+        UsageError: names both folders.
+    """
+    resolved = output.resolve()
+    for folder in {Path(shard.path).resolve().parent for shard in shards}:
+        if resolved.is_relative_to(folder):
+            raise UsageError(f"{output}: the output lies in the input folder {folder}; name a folder outside of it")
+
+
 def _refuse_bad_output(store: Store, output: Path, mark: str, *, overwrite: bool) -> None:
     """Refuse outputs that would harm something.
 
@@ -74,9 +108,9 @@ def _refuse_bad_output(store: Store, output: Path, mark: str, *, overwrite: bool
     resolved = output.resolve()
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: a file stands there; name a folder")
-    sources = {Path(shard.path).resolve().parent for shard in store.shards().values()}
-    if resolved in sources or resolved == store.path.resolve():
-        raise UsageError(f"{output}: the output folder is where the input lies; name another folder")
+    refuse_nested_output(output, store.shards().values())
+    if resolved.is_relative_to(store.path.resolve()):
+        raise UsageError(f"{output}: the output lies in the store; name another folder")
     existing = output / META / "manifest.json"
     if existing.exists() and cast("dict", read_json(existing)).get("fingerprint") != mark:
         if not overwrite:
@@ -175,7 +209,8 @@ def write(
     for folder in (output, output / META, output / META / "shards", work):
         sweep(folder)
     planned = plan(store, selection, config)
-    plan_path = work / f"plan.{os.getpid()}.npy"
+    # the name is new each time: a worker object that lives on in this process must not be taken for another plan's
+    plan_path = work / f"plan.{os.getpid()}.{secrets.token_hex(4)}.npy"
     np.save(plan_path, planned, allow_pickle=False)
     try:
         shards = _write_shards(store, plan_path, planned, output, config, mark, executor, progress)

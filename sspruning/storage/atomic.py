@@ -154,7 +154,7 @@ def sweep(folder: Path) -> int:
     host = socket.gethostname().replace(".", "-")
     for path in folder.glob(".*.tmp.*"):
         fields = path.name.rsplit(".tmp.", 1)[1].split(".")
-        if len(fields) == 3 and fields[0] == host and fields[1].isdigit() and not _alive(int(fields[1])):
+        if len(fields) == 3 and fields[0] == host and fields[1].isdecimal() and not _alive(int(fields[1])):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed += 1
@@ -166,6 +166,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         return True
     return True

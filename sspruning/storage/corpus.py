@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from sspruning.records import ShardRef
 __all__ = ["Corpus", "expand_inputs", "open_corpus"]
 
 SHARD_CAP = 1_000_000
+NESTING_CAP = 32
 LIST_CAP_BYTES = 1 << 28
+_RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
 REMOTE_HINT = "only local files are read; mount or copy the shards first"
 
 
@@ -63,7 +66,7 @@ def _expand_one(text: str, *, inside_list: bool) -> Iterator[str]:
         yield from _expand_all(_list_lines(Path(text[1:])), inside_list=True)
         return
     text = os.path.expanduser(text)  # noqa: PTH111 - the text may be a pattern, not a path
-    if Path(text).is_dir():
+    if os.path.isdir(text):  # noqa: PTH112 - a pattern may be too long for a path; this says False then
         found = sorted(str(path) for path in Path(text).iterdir() if path.suffix == ".tar" and path.is_file())
         if not found:
             raise UsageError(
@@ -71,7 +74,7 @@ def _expand_one(text: str, *, inside_list: bool) -> Iterator[str]:
             )
         yield from found
         return
-    if Path(text).exists():
+    if os.path.exists(text):  # noqa: PTH110 - as above
         yield text
         return
     for pattern in _braces(text):
@@ -103,7 +106,11 @@ def _list_lines(path: Path) -> list[str]:
         raise UsageError(f"@{path}: no such list file")
     if path.stat().st_size > LIST_CAP_BYTES:
         raise UsageError(f"@{path}: larger than {LIST_CAP_BYTES} bytes; is it a list of shards?")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"@{path}: not a text file; a list names one input a line") from error
+    lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -115,23 +122,56 @@ def _braces(text: str) -> Iterator[str]:
     import braceexpand
 
     try:
-        for count, name in enumerate(braceexpand.braceexpand(text), start=1):
-            if count > SHARD_CAP:
-                raise UsageError(f"{text}: more than {SHARD_CAP} names; narrow the pattern")
-            yield name
+        if _names_in(text) > SHARD_CAP:
+            raise UsageError(f"{text}: more than {SHARD_CAP} names; narrow the pattern")
+        yield from braceexpand.braceexpand(text)
     except ValueError as error:
         raise UsageError(f"{text}: {error}") from error
 
 
+def _names_in(text: str) -> int:
+    """Number of names of a brace pattern, counted without making them: the library holds whole ranges in memory."""
+    groups = [(0, 1, 0)]  # of each open brace: names of finished alternatives, of the current one, where it began
+    for index, character in enumerate(text):
+        if character == "{":
+            groups.append((0, 1, index + 1))
+            if len(groups) > NESTING_CAP + 1:
+                raise UsageError(f"{text[:80]}...: braces nested more than {NESTING_CAP} deep; simplify the pattern")
+        elif len(groups) > 1 and character == ",":
+            finished, current, start = groups.pop()
+            groups.append((finished + current, 1, start))
+        elif len(groups) > 1 and character == "}":
+            finished, current, start = groups.pop()
+            outer_finished, outer_current, outer_start = groups.pop()
+            count = _range_length(text[start:index]) or finished + current
+            groups.append((outer_finished, min(outer_current * count, SHARD_CAP + 1), outer_start))
+    return groups[0][1]
+
+
+def _range_length(text: str) -> int:
+    """Number of names of ``1..9``, ``a..f`` or ``1..9..2``; 0 if the text is no range."""
+    found = _RANGE.fullmatch(text)
+    if not found:
+        return 0
+    first, last, step = found.groups()
+    ends = (int(first), int(last)) if first[-1].isdigit() else (ord(first), ord(last))
+    return abs(ends[1] - ends[0]) // (int(step or 1) or 1) + 1
+
+
 def _shard_ids(paths: Sequence[Path]) -> list[str]:
     """One name for each path, unique: the stem, with as many folders in front as it takes to tell them apart."""
+    parts = [path.relative_to(path.anchor).parts for path in paths]
     depth = [1] * len(paths)
     while True:
-        names = ["+".join(path.parts[-n:])[: -len(".tar")] for path, n in zip(paths, depth, strict=True)]
+        names = ["+".join(part[-n:])[: -len(".tar")] for part, n in zip(parts, depth, strict=True)]
         repeated = {name for name, count in Counter(names).items() if count > 1}
         if not repeated:
             return names
-        depth = [n + (name in repeated) for n, name in zip(depth, names, strict=True)]
+        deeper = [n + (name in repeated and n < len(p)) for p, n, name in zip(parts, depth, names, strict=True)]
+        if deeper == depth:
+            same = [str(path) for path, name in zip(paths, names, strict=True) if name in repeated]
+            raise UsageError(f"{' and '.join(same[:2])} have one name when folders are joined by +; rename one of them")
+        depth = deeper
 
 
 def open_corpus(inputs: Sequence[str]) -> Corpus:
@@ -148,7 +188,7 @@ def open_corpus(inputs: Sequence[str]) -> Corpus:
     if twice:
         raise UsageError(f"{twice[0]}: named twice among the inputs; every shard counts once")
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110 - no error for a name that is too long
             raise UsageError(f"{path}: no such shard")
         if not path.is_file():
             raise UsageError(f"{path}: not a regular file")

@@ -24,6 +24,7 @@ _CHUNK_BYTES = 1 << 18
 _LIBVER = ("v110", "v110")  # pinned: equal content gives equal bytes under any HDF5, and a torn file does not open
 _ALL = slice(None)
 _ALLOWED_FILTERS = {"fletcher32", "shuffle", "gzip"}
+_UNREADABLE = (OSError, KeyError, IndexError, RuntimeError, TypeError, ValueError)  # h5py's answers to a damaged file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,17 @@ def _text_column(group: h5py.Group, name: str, values: list[str]) -> None:
     )
 
 
+@contextmanager
+def _explained(path: Path, what: str) -> Generator[None]:
+    """Turn whatever a damaged file makes h5py raise into an error that says what to do."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise StoreError(
+            f"{path}: {what} is damaged ({error}); delete the file and run `sspruning embed` again"
+        ) from error
+
+
 class PartReader:
     """An open part. Columns are read on demand; every column that is read is checked for type and length."""
 
@@ -126,9 +138,9 @@ class PartReader:
             raise StoreError(f"{path}: n_samples is not n_rows + n_skipped")
 
     def _dataset(self, name: str, kind: str, shape: tuple[int, ...]) -> h5py.Dataset:
-        link = self._file.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise StoreError(f"{self.path}: {name} is missing or a link to elsewhere")
+        for place in (name.partition("/")[0], name):
+            if not isinstance(self._file.get(place, getlink=True), h5py.HardLink):
+                raise StoreError(f"{self.path}: {place} is missing or a link to elsewhere")
         dataset = self._file[name]
         if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
             raise StoreError(f"{self.path}: {name} is not stored in this file")
@@ -140,13 +152,8 @@ class PartReader:
         return dataset
 
     def _read(self, name: str, kind: str, shape: tuple[int, ...], rows: slice = _ALL) -> np.ndarray:
-        dataset = self._dataset(name, kind, shape)
-        try:
-            return dataset[rows]
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: {name} is damaged ({error}); delete the file and run `sspruning embed` again"
-            ) from error
+        with _explained(self.path, name):
+            return self._dataset(name, kind, shape)[rows]
 
     def embedding(self, start: int = 0, stop: int | None = None) -> F16:
         """(m, d) float16 rows ``start`` to ``stop``, exactly as stored."""
@@ -157,7 +164,8 @@ class PartReader:
 
     def keys(self) -> list[str]:
         """Keys of all rows."""
-        return [key.decode() for key in self._read("key", "S", (self.n_rows,)).tolist()]
+        with _explained(self.path, "key"):
+            return [key.decode() for key in self._read("key", "S", (self.n_rows,)).tolist()]
 
     def column(self, name: str) -> np.ndarray:
         """(n,) column ``name``: norm, key_hash, row, block_start, block_end, image_start or image_size."""
@@ -173,9 +181,10 @@ class PartReader:
         rows = self._read("skipped/row", "u", shape).tolist()
         keys = self._read("skipped/key", "S", shape).tolist()
         reasons = self._read("skipped/reason", "u", shape).tolist()
-        names = json.loads(self._file["skipped"].attrs["reasons"])
-        for row, key, reason in zip(rows, keys, reasons, strict=True):
-            yield row, key.decode(), names[reason]
+        with _explained(self.path, "skipped"):
+            names = json.loads(self._file["skipped"].attrs["reasons"])
+            found = [(row, key.decode(), names[reason]) for row, key, reason in zip(rows, keys, reasons, strict=True)]
+        yield from found
 
 
 @contextmanager
@@ -187,7 +196,9 @@ def open_part(path: Path) -> Generator[PartReader]:
     """
     try:
         file = h5py.File(path, "r", locking=False)
-    except OSError as error:
+    except _UNREADABLE as error:
         raise StoreError(f"{path}: cannot be opened ({error}); delete it and run `sspruning embed` again") from error
     with file:
-        yield PartReader(path, file)
+        with _explained(path, "its root"):
+            reader = PartReader(path, file)
+        yield reader

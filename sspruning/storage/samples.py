@@ -7,6 +7,7 @@ this layer raises, or counts the member in `ShardReader.ignored`, or gives the s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -21,7 +22,7 @@ __all__ = ["KEY_CAP", "Member", "Sample", "ShardReader", "split_name"]
 
 KEY_CAP = 4096  # bytes of a key, as stored
 _ORDINARY = re.compile(r"^((?:.*/)?[^/.\n]+)\.([^/\n]*)$", re.MULTILINE)
-RESERVED_SUFFIXES = frozenset({"__key__", "__url__", "__local_path__"})  # names that loaders use for themselves
+RESERVED_SUFFIXES = frozenset({"__key__", "__url__", "__local_path__", "__bad__"})  # loaders' own names
 
 
 class Member(NamedTuple):
@@ -77,18 +78,19 @@ def split_name(name: str) -> tuple[str, str] | None:
     """Key and lower-case suffix of a member name, or None where webdataset sees no sample in it.
 
     ``a/b.c/d.seg.PNG`` gives ``("a/b.c/d", "seg.png")``. Names without a dot, dot files and names with a
-    ``__part__`` (which webdataset keeps for itself) give None.
+    first folder or whole name ``__x__`` (which webdataset keeps for itself) give None.
     """
     slash = name.rfind("/")
     dot = name.find(".", slash + 1)
-    if dot <= slash + 1 or ((name.startswith("__") or "/__" in name) and _is_private(name)):
+    if dot <= slash + 1 or (name.startswith("__") and _is_private(name)):
         return None
     return name[:dot], name[dot + 1 :].lower()
 
 
 def _is_private(name: str) -> bool:
-    """True if a path component is ``__x__``, which webdataset skips."""
-    return any(part.startswith("__") and part.endswith("__") and len(part) > 3 for part in name.split("/"))
+    """True if a name that begins with two underscores has a first path component ``__x__``, as webdataset skips it."""
+    first = name.partition("/")[0]
+    return first.endswith("__") and len(first) > 3
 
 
 class ShardReader:
@@ -197,7 +199,8 @@ class ShardReader:
             return None, "", None
         key, suffix = named
         if len(key.encode()) > KEY_CAP:
-            key, reason = f"{key[: KEY_CAP // 8]}...", "key_too_long"
+            mark = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()  # keys may differ only behind the cut
+            key, reason = f"{key[: KEY_CAP // 8]}...{mark}", "key_too_long"
         elif "\0" in name:
             key, reason = key.replace("\0", "\\x00"), "bad_name"
         elif suffix in RESERVED_SUFFIXES:

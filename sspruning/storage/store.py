@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -175,7 +176,7 @@ class Store:
             shard_sha256=shard_sha256,
         )
         write_json(self._record_path(shard.shard_id), cast("JSONValue", asdict(record)))
-        for stale in target.parent.glob(f"{shard.shard_id}.????????????????.h5"):
+        for stale in target.parent.glob(f"{glob.escape(shard.shard_id)}.????????????????.h5"):
             if stale != target:
                 stale.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):

@@ -27,6 +27,7 @@ END_MARKER = bytes(2 * BLOCK)
 WINDOW = 1 << 18  # 1 MiB windows were 30 % slower: their buffers go back to the kernel each time
 CHUNK_MEMBERS = 1024
 EXTENSION_CAP = 1 << 20  # bytes of a PAX or long-name record; a real one is a few hundred
+SIZE_DIGITS = 19  # of a PAX size; more is no size of a file, and int() has a limit of its own
 ZERO_BLOCK = bytes(BLOCK)
 
 REGULAR = frozenset(b"07\0")
@@ -117,7 +118,7 @@ class _Extensions:
                 raise ShardError(self.path, offset, "sparse member; rewrite the archive without sparse files")
             self.name = records.get("path", self.name)
             if "size" in records:
-                if not records["size"].isdigit():
+                if not records["size"].isdigit() or len(records["size"]) > SIZE_DIGITS:
                     raise ShardError(self.path, offset, "PAX size is not a number")
                 self.size = int(records["size"])
         elif kind == ord("g"):
@@ -144,10 +145,10 @@ def _check_end(window: _Window, offset: int, *, allow_missing_end: bool) -> None
         step = window.fetch(at, min(WINDOW, window.size - at))
         if not step:
             raise ShardError(window.path, at, "the file shrank while it was read")
-        if step.strip(b"\0"):
+        if data := step.lstrip(b"\0"):
             raise ShardError(
                 window.path,
-                at,
+                at + len(step) - len(data),
                 "data after the end-of-archive marker (two archives joined?); split or rewrite the file",
             )
         at += len(step)

@@ -1,0 +1,27 @@
+# The commands of CONTRIBUTING.md; .ci/run uses the same ones.
+PYTHON ?= python
+
+.PHONY: install check test slow bench demo ci
+
+install:  ## the package in place, with everything that tests and checks need
+	$(PYTHON) -m pip install -e '.[dev]'
+
+check:  ## style, layout and types; seconds
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ty check sspruning
+
+test:  ## every test but the slow ones
+	$(PYTHON) -m pytest
+
+slow:  ## the slow tests
+	$(PYTHON) -m pytest -m slow
+
+bench:  ## appends to tools/bench/results.csv; on a machine that does nothing else
+	$(PYTHON) tools/bench/run.py
+
+demo:
+	$(PYTHON) -m sspruning demo
+
+ci:  ## what a fresh machine does: clean clone, new environment, the README's own commands
+	bash .ci/run
