@@ -1,0 +1,87 @@
+"""Images of a corpus as one uint8 array, read through the product's own shard reader. Labels are never looked at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sspruning.encoders.images import ImageError, decode_image
+from sspruning.errors import DataError, MachineError
+from sspruning.storage.corpus import open_corpus
+from sspruning.storage.samples import ShardReader
+
+__all__ = ["LoadedImages", "load_images"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImages:
+    """Decoded images of a corpus and what was left out."""
+
+    pixels: NDArray[np.uint8]
+    """(n, cache_px, cache_px, 3), in corpus order."""
+    skipped: Counter[str]
+    """Samples without a usable image, by reason."""
+
+
+def load_images(inputs: Sequence[str], *, suffixes: Sequence[str], cache_px: int, memory_bytes: int) -> LoadedImages:
+    """Every image of the shards, decoded, cut to its central square and resized to ``cache_px``.
+
+    Cost: n * cache_px^2 * 3 bytes, known and checked against ``memory_bytes`` before the first image is decoded.
+
+    Raises:
+        MachineError: the images would need more memory than allowed.
+        DataError: a shard is damaged, or no sample holds an image.
+    """
+    skipped: Counter[str] = Counter()
+    shards = open_corpus(inputs).shards
+    places = [_places(shard.path, suffixes, skipped) for shard in shards]
+    count = sum(map(len, places))
+    needed = count * cache_px * cache_px * 3
+    if needed > memory_bytes:
+        raise MachineError(
+            f"{count} images at {cache_px} x {cache_px} pixels need {needed / 1e9:.1f} GB, but "
+            f"{memory_bytes / 1e9:.1f} GB are allowed; choose a smaller --cache-px, fewer shards, or raise --memory-gb"
+        )
+    pixels = np.empty((count, cache_px, cache_px, 3), np.uint8)
+    filled = 0
+    for shard, spans in zip(shards, places, strict=True):
+        with ShardReader(shard.path) as reader:
+            for start, size in spans:
+                try:
+                    image = decode_image(reader.read(start, size), draft_size=cache_px)
+                except ImageError as error:
+                    skipped[error.reason] += 1
+                    continue
+                pixels[filled] = np.asarray(_square(image, cache_px))
+                filled += 1
+    if not filled:
+        raise DataError(f"none of the samples holds an image ({dict(skipped)}); is --image-key right?")
+    return LoadedImages(pixels[:filled], skipped)
+
+
+def _places(path: str, suffixes: Sequence[str], skipped: Counter[str]) -> list[tuple[int, int]]:
+    """Start and size of each sample's image in one shard."""
+    found = []
+    with ShardReader(path) as reader:
+        for sample in reader.samples():
+            member = sample.find(suffixes) if sample.skip_reason is None else None
+            if member is None:
+                skipped[sample.skip_reason or "no_image"] += 1
+            else:
+                found.append((member.start, member.size))
+    return found
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    """The central square of ``image`` at ``side`` pixels; an image of that size comes back untouched."""
+    width, height = image.size
+    if (width, height) == (side, side):
+        return image
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
