@@ -1,0 +1,60 @@
+"""Stores with planted embeddings, made without shards or an encoder. The tests load this file by its path."""
+
+import hashlib
+from itertools import pairwise
+
+import numpy as np
+
+from sspruning.records import ShardRef
+from sspruning.storage.parts import PartData
+from sspruning.storage.store import Store
+
+
+def keys_of(n, prefix="k"):
+    return [f"{prefix}{i:05d}" for i in range(n)]
+
+
+def planted(n, d=16, groups=6, spread=0.3, seed=0):
+    """(n, d) float16 unit rows around ``groups`` centres of unequal size."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(groups, d))
+    rows = centres[np.minimum(rng.geometric(0.4, n) - 1, groups - 1)] + spread * rng.normal(size=(n, d))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+def make_store(path, shards):
+    """The store at ``path`` with ``{shard_id: (keys, embeddings)}``; every third position of a shard was skipped."""
+    dim = next(iter(shards.values()))[1].shape[1]
+    store = Store.create(path, {"dim": dim, "encoder": {"name": "planted"}})
+    refs = tuple(ShardRef(name, f"/nowhere/{name}.tar", 512, 1) for name in shards)
+    store.set_shards(refs)
+    for ref, (keys, embedding) in zip(refs, shards.values(), strict=True):
+        n = len(keys)
+        hashes = [int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") for key in keys]
+        at = np.arange(n, dtype=np.uint64) * np.uint64(1024)
+        part = PartData(
+            embedding=embedding,
+            norm=np.ones(n, np.float32),
+            key=list(keys),
+            key_hash=np.array(hashes, np.uint64),
+            row=np.arange(n, dtype=np.uint32) * 3 // 2,
+            block_start=at,
+            block_end=at + np.uint64(1024),
+            digest=np.zeros((n, 16), np.uint8),
+            image_start=at + np.uint64(512),
+            image_size=np.full(n, 100, np.uint32),
+            skipped_row=np.empty(0, np.uint32),
+            skipped_key=[],
+            skipped_reason=[],
+            attributes={},
+        )
+        content = hashlib.sha256(repr(keys).encode() + embedding.tobytes()).hexdigest()
+        store.commit(ref, content, part, {})
+    return Store(path)
+
+
+def split(keys, embeddings, sizes):
+    """``{shard_id: (keys, embeddings)}`` with shards of the given sizes, in order."""
+    borders = np.cumsum([0, *sizes])
+    assert borders[-1] == len(keys)
+    return {f"s{i:02d}": (keys[a:b], embeddings[a:b]) for i, (a, b) in enumerate(pairwise(borders))}
