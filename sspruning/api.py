@@ -208,7 +208,7 @@ def write(
         StoreError: the selection belongs to another store.
     """
     path = Path(selection)
-    path = path / "selection.parquet" if path.is_dir() else path
+    path = Workspace.of(path).selection if path.is_dir() else path
     file = SelectionFile.open(path)
     where = Path(store) if store is not None else path.parent
     workspace = Workspace.of(where)

@@ -117,6 +117,7 @@ def embed_command(
 ) -> None:
     """Embed every image of the shards into a store; resumes where it stopped."""
     from sspruning import api
+    from sspruning.stages.embed import usable_folder
 
     config = _stored(
         store,
@@ -138,6 +139,7 @@ def embed_command(
     if dry_run:
         say.print_plan(config, store, whole_run=False)
         return
+    usable_folder(store)
     report = api.embed(
         shards,
         store,
@@ -278,6 +280,7 @@ def run_command(
     """Run the whole chain from one file: embed, cluster, score, select, write."""
     from sspruning import api
     from sspruning.config import load_config
+    from sspruning.stages.embed import usable_folder
 
     config = _overridden(
         load_config(config_file, sets), {"execution": {"workers": workers, "executor": executor}}, None
@@ -286,6 +289,7 @@ def run_command(
     if dry_run:
         say.print_plan(config, root / "store", whole_run=True)
         return
+    usable_folder(root)
     result = api.prune(config, say.console(root / "events.jsonl"), overwrite=overwrite)
     say.embedded(result.embedded, root / "store")
     say.line(f"{result.prototypes.k:,} prototypes ({result.prototypes.info.get('k_reason')})")

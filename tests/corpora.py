@@ -1,4 +1,4 @@
-"""Small corpora and hand-made tar archives for tests; equal arguments give equal bytes."""
+"""Small corpora, hand-made tar archives and made-up parts for tests; equal arguments give equal bytes."""
 
 import io
 import tarfile
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from sspruning.storage.parts import PartData
 
 END = bytes(1024)
 
@@ -101,3 +103,26 @@ def pax(records, kind=b"x"):
     if not isinstance(records, bytes):
         records = b"".join(pax_record(keyword, value) for keyword, value in records.items())
     return member(b"PaxHeader", records, kind)
+
+
+def make_part(n=7, d=5, skipped=3, seed=0, keys=None):
+    """A part of n random rows in d dimensions and some skipped samples, unlike any real one in every column."""
+    draws = np.random.default_rng(seed)
+    rows = draws.permutation(n + skipped)
+    reasons = ["not_an_image", "no_image", "truncated"]
+    return PartData(
+        embedding=draws.standard_normal((n, d)).astype(np.float16),
+        norm=draws.uniform(0.5, 2, n).astype(np.float32),
+        key=keys or [f"folder/å{number:04d}" for number in range(n)],
+        key_hash=draws.integers(0, 2**64, n, dtype=np.uint64),
+        row=np.sort(rows[:n]).astype(np.uint32),
+        block_start=draws.integers(0, 2**63, n, dtype=np.uint64),
+        block_end=draws.integers(0, 2**63, n, dtype=np.uint64),
+        digest=draws.integers(0, 256, (n, 16), dtype=np.uint8),
+        image_start=draws.integers(0, 2**63, n, dtype=np.uint64),
+        image_size=draws.integers(0, 2**32, n).astype(np.uint32),
+        skipped_row=np.sort(rows[n:]).astype(np.uint32),
+        skipped_key=[f"bad{number}" for number in range(skipped)],
+        skipped_reason=[reasons[number % 3] for number in range(skipped)],
+        attributes={"shard_id": "s", "encoder": {"name": "x", "size": [1, 2]}, "shard_size": 5},
+    )

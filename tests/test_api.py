@@ -59,7 +59,10 @@ def test_every_function_is_typed():
 
 
 def test_importing_the_package_loads_no_heavy_library():
-    code = "import sys, sspruning, sspruning.cli; print(sorted({'torch','faiss','h5py','pyarrow','numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, sspruning, sspruning.cli\n"
+        "print(sorted({'torch', 'faiss', 'h5py', 'pyarrow', 'numpy'} & set(sys.modules)))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], env=SMALL.environment(), capture_output=True, text=True, check=True
     )

@@ -76,7 +76,8 @@ def test_help_loads_no_heavy_library():
     code = (
         "import sys\nfrom sspruning.cli import main\nsys.argv = ['sspruning', 'embed', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'torch', 'faiss', 'timm', 'h5py', 'pyarrow', 'numpy', 'ray'} & set(sys.modules)), file=sys.stderr)"
+        "heavy = {'torch', 'faiss', 'timm', 'h5py', 'pyarrow', 'numpy', 'ray'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], env=SMALL.environment(), capture_output=True, text=True, check=True

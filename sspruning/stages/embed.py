@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from sspruning.config import Config, CorpusConfig, default_workers
-from sspruning.errors import MachineError, ShardError, SSPruningError, StoreError
+from sspruning.errors import MachineError, ShardError, SSPruningError, StoreError, UsageError
 from sspruning.execution import Executor, Outcome, StageSpec, Task
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, EncoderSpec, JSONValue, ShardRef
@@ -21,7 +21,7 @@ from sspruning.storage.atomic import file_sha256, read_json, sweep, write_json
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import CommitRecord, Store
 
-__all__ = ["embed", "estimated_seconds", "pending_shards"]
+__all__ = ["embed", "estimated_seconds", "pending_shards", "usable_folder"]
 
 WORKER = "sspruning.stages.embed_shard:EmbedWorker"
 MEASURED_RATE = 1500.0  # samples/s on one core, shipped encoder, CIFAR-10; for estimates before anything ran
@@ -244,9 +244,21 @@ def _touch(store: Store, corpus: Corpus) -> None:
                 (store.path / "quarantine" / f"{shard.shard_id}.json").unlink()
 
 
+def usable_folder(folder: Path) -> Path:
+    """The nearest folder that exists already, ``folder`` itself or one above it.
+
+    Raises:
+        UsageError: a file stands where a folder has to be.
+    """
+    existing = next(place for place in [folder, *folder.absolute().parents] if place.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{existing}: a file stands there; name a folder")
+    return existing
+
+
 def _check_space(store_path: Path, corpus: Corpus) -> None:
     """Refuse to start when the disk cannot hold even a tenth of the corpus' size: embeddings would not fit."""
-    existing = next(folder for folder in [store_path, *store_path.absolute().parents] if folder.exists())
+    existing = usable_folder(store_path)
     free = shutil.disk_usage(existing).free
     if free < min(corpus.size_bytes // 10, 1 << 30):
         raise MachineError(

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import cast
 
 import h5py
@@ -21,6 +22,7 @@ from sspruning.errors import StoreError
 from sspruning.fingerprint import canonical_json
 from sspruning.records import JSONValue, Prototypes, Selection
 from sspruning.storage.atomic import write_bytes, write_stream
+from sspruning.storage.parts import set_attribute, text_attribute
 
 __all__ = [
     "ASSIGNMENT_DTYPE",
@@ -35,7 +37,11 @@ __all__ = [
 ]
 
 PROTOTYPES_FORMAT = "sspruning-prototypes"
+SELECTION_FORMAT = "sspruning-selection"
 FORMAT_VERSION = 1
+
+_UNREADABLE_COLUMN = (OSError, EOFError, MemoryError, SyntaxError, TokenError, TypeError, ValueError)
+"""What numpy raises for damaged ``.npy`` files: their header is Python text."""
 
 ASSIGNMENT_DTYPE = np.dtype(
     [
@@ -70,10 +76,10 @@ def save_prototypes(path: Path, prototypes: Prototypes) -> None:
     with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
         file.create_dataset("centroids", data=prototypes.centroids.astype("<f4"), fletcher32=True, chunks=True)
         file.create_dataset("objective", data=prototypes.objective.astype("<f8"))
-        file.attrs["fingerprint"] = prototypes.fingerprint
-        file.attrs["format"] = PROTOTYPES_FORMAT
+        set_attribute(file, "fingerprint", prototypes.fingerprint)
+        set_attribute(file, "format", PROTOTYPES_FORMAT)
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["info"] = canonical_json(prototypes.info)
+        set_attribute(file, "info", canonical_json(prototypes.info))
         file.attrs["sample_size"] = prototypes.sample_size
         file.attrs["spherical"] = prototypes.spherical
     write_bytes(path, buffer.getvalue())
@@ -87,19 +93,19 @@ def load_prototypes(path: Path) -> Prototypes:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if file.attrs["format"] != PROTOTYPES_FORMAT or file.attrs["format_version"] != FORMAT_VERSION:
+            if text_attribute(file, "format") != PROTOTYPES_FORMAT or file.attrs["format_version"] != FORMAT_VERSION:
                 raise StoreError(f"{path}: not a prototypes file of version {FORMAT_VERSION}")
             return Prototypes(
                 centroids=file["centroids"][:].astype(np.float32, copy=False),
                 spherical=bool(file.attrs["spherical"]),
                 objective=file["objective"][:],
                 sample_size=int(file.attrs["sample_size"]),
-                fingerprint=str(file.attrs["fingerprint"]),
-                info=json.loads(file.attrs["info"]),
+                fingerprint=text_attribute(file, "fingerprint"),
+                info=json.loads(text_attribute(file, "info")),
             )
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no prototypes yet; run `sspruning cluster`") from error
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged ({error}); delete it and run `sspruning cluster` again") from error
 
 
@@ -122,10 +128,13 @@ def load_column(path: Path, rows: int, dtype: np.dtype) -> np.ndarray:
         StoreError: missing, damaged, or not of this length and type.
     """
     try:
-        values = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:  # not np.load, which would open a zip file as well
+            values = np.lib.format.read_array(stream, allow_pickle=False)
+            if stream.read(1):  # else a flipped bit in the header's length shifts all values unseen
+                raise ValueError("it is longer than its header says")
     except FileNotFoundError as error:
         raise StoreError(f"{path}: missing; run `sspruning score` again") from error
-    except (OSError, ValueError, EOFError) as error:
+    except _UNREADABLE_COLUMN as error:
         raise StoreError(f"{path}: damaged ({error}); delete it and run `sspruning score` again") from error
     if values.shape != (rows,) or values.dtype != dtype:
         raise StoreError(
@@ -174,7 +183,7 @@ def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection)
     Memory: one group at a time.
     """
     metadata: dict[str, JSONValue] = {
-        "format": "sspruning-selection",
+        "format": SELECTION_FORMAT,
         "format_version": FORMAT_VERSION,
         "fingerprint": selection.fingerprint,
         "n_embedded": selection.n_embedded,
@@ -202,24 +211,23 @@ class SelectionFile:
         try:
             schema = pq.read_schema(path)
             facts = json.loads((schema.metadata or {})[b"sspruning"])
-        except FileNotFoundError as error:
-            raise StoreError(f"{path}: no selection here; run `sspruning select`") from error
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: not a selection that sspruning wrote ({error})") from error
-        if facts.get("format_version") != FORMAT_VERSION or schema.names != SELECTION_SCHEMA.names:
-            raise StoreError(
-                f"{path}: selection format {facts.get('format_version')!r}, this release reads {FORMAT_VERSION}"
-            )
-        return cls(
-            path,
-            Selection(
+            if facts["format"] != SELECTION_FORMAT:
+                raise StoreError(f"{path}: not a selection that sspruning wrote")
+            if facts["format_version"] != FORMAT_VERSION or schema.names != SELECTION_SCHEMA.names:
+                version = facts["format_version"]
+                raise StoreError(f"{path}: selection format {version!r}, this release reads {FORMAT_VERSION}")
+            selection = Selection(
                 n_embedded=facts["n_embedded"],
                 n_kept=facts["n_kept"],
                 fingerprint=facts["fingerprint"],
                 settings=facts["settings"],
                 path=str(path),
-            ),
-        )
+            )
+        except FileNotFoundError as error:
+            raise StoreError(f"{path}: no selection here; run `sspruning select`") from error
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise StoreError(f"{path}: not a selection that sspruning wrote ({error})") from error
+        return cls(path, selection)
 
     def groups(self, columns: list[str]) -> Iterator[pa.Table]:
         """Tables of the given columns, one for each shard of the store, in store order."""

@@ -16,7 +16,16 @@ from sspruning.errors import StoreError
 from sspruning.fingerprint import canonical_json
 from sspruning.records import F16, F32, U8, U64, JSONValue
 
-__all__ = ["FORMAT_VERSION", "PART_FORMAT", "PartData", "PartReader", "encode_part", "open_part"]
+__all__ = [
+    "FORMAT_VERSION",
+    "PART_FORMAT",
+    "PartData",
+    "PartReader",
+    "encode_part",
+    "open_part",
+    "set_attribute",
+    "text_attribute",
+]
 
 PART_FORMAT = "sspruning-part"
 FORMAT_VERSION = 1
@@ -74,7 +83,7 @@ def encode_part(part: PartData) -> bytes:
         _column(skipped, "row", part.skipped_row.astype("<u4"), 65536)
         _text_column(skipped, "key", part.skipped_key)
         _column(skipped, "reason", np.array([reasons.index(r) for r in part.skipped_reason], "u1"), 65536)
-        skipped.attrs["reasons"] = canonical_json(list(reasons))
+        set_attribute(skipped, "reasons", canonical_json(list(reasons)))
         fixed: dict[str, JSONValue] = {
             "format": PART_FORMAT,
             "format_version": FORMAT_VERSION,
@@ -84,7 +93,7 @@ def encode_part(part: PartData) -> bytes:
             "n_samples": n + len(part.skipped_key),
         }
         for name, value in sorted({**part.attributes, **fixed}.items()):
-            file.attrs[name] = value if isinstance(value, int | float | str) else canonical_json(value)
+            set_attribute(file, name, value if isinstance(value, int | float | str) else canonical_json(value))
     return buffer.getvalue()
 
 
@@ -95,6 +104,21 @@ def _column(group: h5py.Group, name: str, values: np.ndarray, chunk_rows: int) -
         return
     chunk = (min(chunk_rows, len(values)), *values.shape[1:])
     group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
+
+
+def set_attribute(group: h5py.Group, name: str, value: float | str) -> None:
+    """Store an attribute, text at fixed width: a flipped bit in variable-length text goes unseen or hangs HDF5."""
+    if isinstance(value, str):
+        encoded = value.encode()
+        group.attrs.create(name, encoded, dtype=h5py.string_dtype("utf-8", len(encoded) or 1))
+    else:
+        group.attrs[name] = value
+
+
+def text_attribute(group: h5py.Group, name: str) -> str:
+    """An attribute that `set_attribute` stored as text."""
+    value = group.attrs[name]
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _text_column(group: h5py.Group, name: str, values: list[str]) -> None:
@@ -129,7 +153,7 @@ class PartReader:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self._file = file
-        if file.attrs.get("format") != PART_FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
+        if text_attribute(file, "format") != PART_FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
             raise StoreError(f"{path}: not a part of format version {FORMAT_VERSION}; run `sspruning embed` again")
         self.n_rows = int(file.attrs["n_rows"])
         self.n_skipped = int(file.attrs["n_skipped"])
@@ -182,7 +206,7 @@ class PartReader:
         keys = self._read("skipped/key", "S", shape).tolist()
         reasons = self._read("skipped/reason", "u", shape).tolist()
         with _explained(self.path, "skipped"):
-            names = json.loads(self._file["skipped"].attrs["reasons"])
+            names = json.loads(text_attribute(self._file["skipped"], "reasons"))
             found = [(row, key.decode(), names[reason]) for row, key, reason in zip(rows, keys, reasons, strict=True)]
         yield from found
 

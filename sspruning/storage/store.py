@@ -66,7 +66,8 @@ class Store:
         self.path = Path(path)
         if not (self.path / "store.json").exists():
             raise StoreError(f"{self.path}: no store here (store.json is missing); `sspruning embed` makes one")
-        self.info = cast("dict[str, JSONValue]", read_json(self.path / "store.json"))
+        info = read_json(self.path / "store.json")
+        self.info = info if isinstance(info, dict) else {}
         if self.info.get("format") != STORE_FORMAT or self.info.get("format_version") != FORMAT_VERSION:
             raise StoreError(
                 f"{self.path}: store format {self.info.get('format_version')!r}, this release reads {FORMAT_VERSION}"
@@ -139,7 +140,8 @@ class Store:
         with contextlib.suppress(StoreError, TypeError, OSError):
             record = CommitRecord(**cast("dict", read_json(path)))
             part = self.path / "parts" / record.part_name
-            if part.stat().st_size == record.size and record.fingerprint == self.part_fingerprint(record.shard_sha256):
+            belongs = record.shard_id == shard_id and record.fingerprint == self.part_fingerprint(record.shard_sha256)
+            if belongs and part.stat().st_size == record.size:
                 return record
         return None
 

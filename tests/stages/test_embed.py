@@ -66,7 +66,7 @@ def test_lost_or_damaged_parts_are_made_again_with_the_same_bytes(do, tmp_path, 
     do()
     parts = tmp_path / "store" / "parts"
     before = small.digests(parts)
-    first, second, third = sorted(parts.glob("*.h5"))
+    first, second, _ = sorted(parts.glob("*.h5"))
     first.unlink()
     small.cut(second, 100)
     (parts / "train-000002.json").write_text("{}")

@@ -216,7 +216,7 @@ def test_folders_that_would_suffer_are_refused(do, store, selection, small, tmp_
     before = small.stamps(tmp_path / "shards", store.path)
     for name in ("shards", "shards/below", "store", "store/below"):
         for overwrite in (False, True):
-            with pytest.raises(UsageError, match="the output lies in the (input folder|store)"):
+            with pytest.raises(UsageError, match=r"the output lies in the (input folder|store)"):
                 do(name, overwrite=overwrite)
     assert small.stamps(tmp_path / "shards", store.path) == before
 

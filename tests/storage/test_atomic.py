@@ -156,7 +156,17 @@ def test_an_error_while_the_folder_is_synced_is_no_error(tmp_path, monkeypatch):
 
 def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, calls):
     write_stream(tmp_path / "f", [b"1", b"2"])
-    assert calls == ["open", "write", "write", "fsync", "close", "replace", "open folder", "fsync folder", "close folder"]
+    assert calls == [
+        "open",
+        "write",
+        "write",
+        "fsync",
+        "close",
+        "replace",
+        "open folder",
+        "fsync folder",
+        "close folder",
+    ]
 
 
 def test_a_file_created_once_is_synced_before_it_is_linked_and_the_folder_after(tmp_path, calls):

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import h5py
 import numpy as np
 import pytest
+from corpora import make_part
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,28 +18,6 @@ from sspruning.storage.parts import PartData, encode_part, open_part
 
 COLUMNS = ("norm", "key_hash", "row", "block_start", "block_end", "image_start", "image_size")
 DATASETS = ("embedding", *COLUMNS, "key", "digest", "skipped/row", "skipped/key", "skipped/reason")
-
-
-def make_part(n=7, d=5, skipped=3, seed=0, keys=None):
-    draws = np.random.default_rng(seed)
-    rows = draws.permutation(n + skipped)
-    reasons = ["not_an_image", "no_image", "truncated"]
-    return PartData(
-        embedding=draws.standard_normal((n, d)).astype(np.float16),
-        norm=draws.uniform(0.5, 2, n).astype(np.float32),
-        key=keys or [f"folder/å{number:04d}" for number in range(n)],
-        key_hash=draws.integers(0, 2**64, n, dtype=np.uint64),
-        row=np.sort(rows[:n]).astype(np.uint32),
-        block_start=draws.integers(0, 2**63, n, dtype=np.uint64),
-        block_end=draws.integers(0, 2**63, n, dtype=np.uint64),
-        digest=draws.integers(0, 256, (n, 16), dtype=np.uint8),
-        image_start=draws.integers(0, 2**63, n, dtype=np.uint64),
-        image_size=draws.integers(0, 2**32, n).astype(np.uint32),
-        skipped_row=np.sort(rows[n:]).astype(np.uint32),
-        skipped_key=[f"bad{number}" for number in range(skipped)],
-        skipped_reason=[reasons[number % 3] for number in range(skipped)],
-        attributes={"shard_id": "s", "encoder": {"name": "x", "size": [1, 2]}, "shard_size": 5},
-    )
 
 
 def write(tmp_path, image):
@@ -93,11 +72,15 @@ def test_a_key_of_4096_bytes_is_kept(tmp_path):
 def test_equal_content_gives_equal_bytes_and_other_content_other_bytes():
     image = encode_part(make_part())
     assert encode_part(make_part()) == image
-    wide = replace(make_part(), row=make_part().row.astype(np.int64), attributes=dict(reversed(make_part().attributes.items())))
+    wide = replace(
+        make_part(), row=make_part().row.astype(np.int64), attributes=dict(reversed(make_part().attributes.items()))
+    )
     assert encode_part(wide) == image
     for field in fields(PartData):
         other = make_part(seed=1)
-        value = {"key": ["x"] * 7, "skipped_key": ["x"] * 3, "skipped_reason": ["x"] * 3, "attributes": {}}.get(field.name)
+        value = {"key": ["x"] * 7, "skipped_key": ["x"] * 3, "skipped_reason": ["x"] * 3, "attributes": {}}.get(
+            field.name
+        )
         changed = replace(make_part(), **{field.name: getattr(other, field.name) if value is None else value})
         assert encode_part(changed) != image or field.name in {"row", "skipped_row"}
 

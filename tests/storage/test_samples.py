@@ -40,7 +40,11 @@ def by_webdataset(path):
         warnings.simplefilter("ignore")
         data = webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False)
         return [
-            (sample["__key__"], {suffix: value for suffix, value in sample.items() if not suffix.startswith("__")}, None)
+            (
+                sample["__key__"],
+                {suffix: value for suffix, value in sample.items() if not suffix.startswith("__")},
+                None,
+            )
             for sample in data
         ]
 
@@ -59,7 +63,9 @@ FORMATS = st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR
 @st.composite
 def valid_shards(draw):
     """(name, content) of every member of a shard that keeps the rules, folders and links in between."""
-    keys = draw(st.lists(st.tuples(FOLDERS, STEMS).map(lambda pair: "/".join([*pair[0], pair[1]])), max_size=6, unique=True))
+    keys = draw(
+        st.lists(st.tuples(FOLDERS, STEMS).map(lambda pair: "/".join([*pair[0], pair[1]])), max_size=6, unique=True)
+    )
     files = []
     for key in keys:
         if draw(st.booleans()):
@@ -172,7 +178,7 @@ def test_a_key_that_returns_after_thousands_of_samples_is_found(shard_path):
 
 
 def test_a_sample_may_lie_across_chunks(shard_path):
-    files = [(f"{number // 3}.{'jpg txt cls'.split()[number % 3]}", b"%d" % number) for number in range(1500)]
+    files = [(f"{number // 3}.{['jpg', 'txt', 'cls'][number % 3]}", b"%d" % number) for number in range(1500)]
     found, _ = read_all(shard_path, tar(files))
     assert found == by_webdataset(shard_path)
 

@@ -167,7 +167,11 @@ HOSTILE = {
     "one zero block": (A + B + bytes(512), len(A + B), "end-of-archive marker is missing"),
     "half a zero block at the end": (A + B + bytes(700), len(A + B), "end-of-archive marker is missing"),
     "two archives joined": (A + END + B + END, len(A) + 1024, "two archives joined"),
-    "data far behind the marker": (A + END + bytes(1 << 20) + b"x", len(A) + 1024 + (1 << 20), "data after the end-of-archive"),
+    "data far behind the marker": (
+        A + END + bytes(1 << 20) + b"x",
+        len(A) + 1024 + (1 << 20),
+        "data after the end-of-archive",
+    ),
     "one zero block in the middle": (A + bytes(512) + B + END, len(A), "zeroed in the middle"),
     "octal size with junk": (header(b"a", size_field=b"0000000012x\x00") + END, 0, "not a valid number"),
     "octal size with an 8": (header(b"a", size_field=b"00000000018\x00") + END, 0, "not a valid number"),

@@ -210,9 +210,9 @@ def test_the_hasher_is_fed_all_of_an_archive_without_its_end_marker():
     assert hasher.digest.hexdigest() == hashlib.sha256(archive).hexdigest()
 
 
-NAMES = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=130
-).filter(lambda name: not name.endswith("/"))
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=130).filter(
+    lambda name: not name.endswith("/")
+)
 CONTENTS = st.one_of(st.binary(max_size=40), st.integers(500, 1600).map(lambda size: b"x" * size))
 KINDS = st.sampled_from([tarfile.REGTYPE] * 6 + [tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE])
 
