@@ -19,6 +19,7 @@ from sspruning.stages.embed import embed as embed_stage
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.run import Plan, RunResult, Workspace, executor_for, make_plan, prune
+from sspruning.stages.sidecars import META
 from sspruning.stages.status import Status, status
 from sspruning.stages.verify import VerifyReport, verify
 from sspruning.stages.write import write as write_stage
@@ -95,7 +96,7 @@ def embed(
     corpus = open_corpus(listed)
     reporter = progress or SilentProgress()
     found = make_plan(corpus, folder, given, reporter, whole_run=False)
-    with executor_for(given) as executor:
+    with executor_for(given, folder / "parts") as executor:
         report = embed_stage(
             corpus,
             folder,
@@ -130,7 +131,7 @@ def score(store: str | Path, *, config: Config | None = None, progress: Progress
     """`Scores` of every embedded sample; brings the prototypes up to date first."""
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
-    with executor_for(given) as executor:
+    with executor_for(given, *workspace.worked_in()) as executor:
         _, found = chain.up_to_scores(workspace, given, executor, progress or SilentProgress())
     workspace.save_config(given)
     return found
@@ -167,7 +168,8 @@ def select(
     given = _config(Path(store), config)
     reporter = progress or SilentProgress()
     manifest = None
-    with executor_for(given) as executor:
+    outputs = [] if output is None else [Path(output), Path(output) / META / "shards"]
+    with executor_for(given, *workspace.worked_in(), *outputs) as executor:
         prototypes, scores, selection = chain.up_to_selection(workspace, given, executor, reporter)
         workspace.save_config(given)
         if output is not None:
@@ -215,10 +217,12 @@ def write(
     if not (workspace.store / "store.json").exists():
         raise UsageError(f"{path}: no store beside it; say which with --store")
     opened = Store(workspace.store)
-    if file.selection.settings.get("store") != opened.fingerprint:
-        raise StoreError(f"{path}: was not made from the store {workspace.store}; run `sspruning select` on it first")
+    if file.selection.settings.get("content") != opened.content_fingerprint():
+        raise StoreError(
+            f"{path}: was not made from the store {workspace.store} as it is now; run `sspruning select` on it again"
+        )
     given = _config(where, config)
-    with executor_for(given) as executor:
+    with executor_for(given, Path(output), Path(output) / META / "shards") as executor:
         return write_stage(
             opened,
             file,

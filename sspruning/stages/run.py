@@ -23,6 +23,7 @@ from sspruning.stages.embed import embed, pending_shards
 from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_repeated_keys
 from sspruning.stages.score import assignment_path, score
 from sspruning.stages.select import advice, kept_count, select, selection_fingerprint
+from sspruning.stages.sidecars import META
 from sspruning.stages.write import refuse_nested_output, write
 from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
 from sspruning.storage.atomic import sweep, write_bytes
@@ -32,6 +33,18 @@ from sspruning.storage.store import Store
 ROW_OVERHEAD_BYTES = 100  # keys, ranges, digests, assignment and score of one sample; measured on CIFAR-10
 
 __all__ = ["Plan", "RunResult", "Workspace", "executor_for", "make_plan", "prune", "up_to_selection"]
+
+
+CONFIG_HEADER = "# Settings last used here, written by sspruning.\n"
+
+
+def _is_ours(path: Path) -> bool:
+    """True if a configuration was written by `Workspace.save_config`, not by a person."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return stream.readline() == CONFIG_HEADER
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,7 @@ class Workspace:
         """The workspace of a store, or of a run folder that holds one."""
         if (folder / "store" / "store.json").exists():
             return cls(folder, folder / "store")
-        if folder.name == "store" and (folder.parent / "config.yaml").exists():
+        if folder.name == "store" and _is_ours(folder.parent / "config.yaml"):
             return cls(folder.parent, folder)
         return cls(folder, folder)
 
@@ -75,24 +88,49 @@ class Workspace:
         """Log for machines."""
         return self.root / "events.jsonl"
 
+    def sweep_scores(self) -> None:
+        """Remove what dead processes left unfinished among the scores."""
+        for folder in self.scores.glob("*"):
+            sweep(folder)
+
+    def worked_in(self) -> list[Path]:
+        """Folders that workers write into."""
+        return [self.store / "parts", self.scores / "assignment"]
+
     def load_config(self, overrides: list[str] | None = None) -> Config:
         """Settings last used here, with overrides on top; the defaults where there are none."""
         return load_config(self.config if self.config.exists() else None, overrides)
 
     def save_config(self, config: Config) -> None:
-        """Keep the settings, so that later verbs go on with them. An unchanged file is left alone."""
-        text = config.to_yaml()
+        """Keep the settings, so that later verbs go on with them. An unchanged file is left alone.
+
+        Raises:
+            UsageError: a person's own file stands there.
+        """
+        if self.config.exists() and not _is_ours(self.config):
+            raise UsageError(f"{self.config}: not written by sspruning, so it is left alone; name another folder")
+        text = CONFIG_HEADER + config.to_yaml()
         if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
             write_bytes(self.config, text.encode())
 
 
 @contextmanager
-def executor_for(config: Config) -> Generator[Executor]:
-    """The configured executor; its workers are stopped at the end of the block."""
+def executor_for(config: Config, *folders: Path) -> Generator[Executor]:
+    """The configured executor; its workers are stopped at the end of the block.
+
+    Args:
+        config: section `execution`.
+        folders: where workers write; after a failure they are swept of what the stopped workers left unfinished.
+    """
     workers = config.execution.workers or default_workers(config.encoder.device)
     executor = make_executor(config.execution.executor, workers, config.execution.timeout_s)
     try:
         yield executor
+    except BaseException:
+        executor.close()
+        for folder in folders:
+            sweep(folder)
+        raise
     finally:
         executor.close()
 
@@ -142,14 +180,14 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
         n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
     else:
         n = Store(store).n_rows if not pending else None
-    wanted = config.cluster.n_clusters if whole_run else None
-    if n is not None and wanted is not None and wanted > n:
-        raise UsageError(f"cluster.n_clusters is {wanted} but there are {n} samples; ask for fewer")
     if n == 0 and inspection is not None and not inspection.problems:
         raise UsageError(
             f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
             f"the corpus has {', '.join(inspection.suffixes) or 'none'}; set --image-key"
         )
+    wanted = config.cluster.n_clusters if whole_run else None
+    if n is not None and wanted is not None and wanted > n:
+        raise UsageError(f"cluster.n_clusters is {wanted} but there are {n} samples; ask for fewer")
     n_kept = kept_count(n, config.select.keep_fraction) if n and whole_run else None
     return Plan(
         inspection=inspection,
@@ -195,8 +233,8 @@ def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *
     store = Store(workspace.store)
     mark = fingerprint({"content": store.content_fingerprint(), "cluster": config.cluster.as_json()})
     found = None if force else _stale_prototypes(workspace, mark)
+    sweep(workspace.root)
     if found is None:
-        sweep(workspace.root)
         found = cluster(store, config.cluster, progress, mark)
         save_prototypes(workspace.prototypes, found)
     return found
@@ -207,7 +245,7 @@ def up_to_scores(
 ) -> tuple[Prototypes, Scores]:
     """Prototypes and `Scores` of the store as it is now."""
     prototypes = up_to_prototypes(workspace, config, progress)
-    sweep(workspace.scores / "assignment")
+    workspace.sweep_scores()
     store = Store(workspace.store)
     scores = score(store, prototypes, workspace.prototypes, workspace.scores, config.score, executor, progress)
     return prototypes, scores
@@ -239,7 +277,7 @@ def up_to_selection(
         "metric": config.score.metric,
         "distance": config.score.distance,
         "n_clusters": prototypes.k,
-        "store": store.fingerprint,
+        "content": store.content_fingerprint(),
     }
     return prototypes, scores, select(store, scores, assignments, config.select, workspace.selection, facts, progress)
 
@@ -271,7 +309,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     root.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(root, root / "store")
     workspace.save_config(config)
-    with executor_for(config) as executor:
+    with executor_for(config, *workspace.worked_in(), output, output / META / "shards") as executor:
         embedded = embed(
             corpus, workspace.store, config.encoder.spec(), config.corpus, executor, progress, n_total=plan.n_in_shards
         )

@@ -155,8 +155,16 @@ def score(
         }
     )
     folder = scores_dir / f"{config.metric}.{short(mark)}"
+    summary = _measure(store, prototypes, assigned, folder, sizes, config)
+    return Scores(str(folder), str(assigned), store.n_rows, sizes, mark, config.metric, summary)
+
+
+def _measure(
+    store: Store, prototypes: Prototypes, assigned: Path, folder: Path, sizes: I64, config: ScoreConfig
+) -> dict[str, float]:
+    """Make the score column of every part that has none; returns min, mean and max, and the mean distance."""
     metric = METRICS.resolve(config.metric)
-    low, high, total, distance_total, rows_done = np.inf, -np.inf, 0.0, 0.0, 0
+    low, high, total, distance_total = np.inf, -np.inf, 0.0, 0.0
     for record, rows in _assignments(store, prototypes, assigned, config.distance):
         with store.open_part(record) as part:
             tie = seeded(part.column("key_hash"), config.seed)
@@ -177,7 +185,5 @@ def score(
             low, high = min(low, float(values.min())), max(high, float(values.max()))
         total += float(values.sum(dtype=np.float64))
         distance_total += float(rows["distance"].sum(dtype=np.float64))
-        rows_done += len(values)
-    each = max(rows_done, 1)
-    summary = {"min": low, "mean": total / each, "max": high, "mean_distance": distance_total / each}
-    return Scores(str(folder), str(assigned), rows_done, sizes, mark, config.metric, summary)
+    each = max(store.n_rows, 1)
+    return {"min": low, "mean": total / each, "max": high, "mean_distance": distance_total / each}

@@ -10,7 +10,7 @@ import numpy as np
 
 from sspruning.records import JSONValue
 from sspruning.storage.artifacts import SelectionFile
-from sspruning.storage.atomic import write_bytes, write_json, write_stream
+from sspruning.storage.atomic import file_sha256, write_bytes, write_json, write_stream
 from sspruning.storage.store import Store
 
 __all__ = ["META", "write_sidecars"]
@@ -33,9 +33,6 @@ def write_sidecars(
     meta = output / META
     names = [str(shard["name"]) for shard in shards]
     counts = [cast("int", shard["n_samples"]) for shard in shards]
-    write_json(output / "sizes.json", cast("JSONValue", dict(zip(names, counts, strict=True))))
-    write_json(output / "_info.json", _timm_info(names, counts))
-    write_json(output / "shardindex.json", _wids_index(shards))
     write_stream(meta / "selection.parquet", _pieces(selection.path))
     write_bytes(meta / "config.yaml", recipe.encode())
     used = np.unique(planned["part"]).tolist()
@@ -49,7 +46,18 @@ def write_sidecars(
         }
         for number in used
     ]
-    write_json(meta / "sources.json", sources)
+    files: dict[str, JSONValue] = {
+        "sizes.json": cast("JSONValue", dict(zip(names, counts, strict=True))),
+        "_info.json": _timm_info(names, counts),
+        "shardindex.json": _wids_index(shards),
+        f"{META}/sources.json": sources,
+    }
+    for name, value in files.items():
+        write_json(output / name, value)
+    digests: dict[str, JSONValue] = {
+        name: file_sha256(output / name)
+        for name in sorted([*files, f"{META}/selection.parquet", f"{META}/config.yaml"])
+    }
     content: dict[str, JSONValue] = {
         "format": "sspruning-output",
         "format_version": 1,
@@ -57,6 +65,7 @@ def write_sidecars(
         "selection": selection.selection.fingerprint,
         "settings": selection.selection.settings,
         "shards": cast("JSONValue", shards),
+        "files": digests,
     }
     write_json(meta / "manifest.json", content)
 

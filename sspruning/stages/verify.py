@@ -106,6 +106,9 @@ def _verify_output(folder: Path, report: VerifyReport, progress: Progress) -> No
     extra = {path.name for path in folder.glob("*.tar")} - {shard["name"] for shard in content["shards"]}
     for name in sorted(extra):
         report.problem(f"{folder / name}: not in the manifest")
+    for name, sha256 in content["files"].items():
+        if not (folder / name).exists() or file_sha256(folder / name) != sha256:
+            report.problem(f"{folder / name}: missing, or not what the manifest records; run the same command again")
     known = _read_output(folder, content, report, progress)
     if len(known.hashes) != content["n_kept"]:
         report.problem(f"{folder}: {len(known.hashes)} samples in the shards, the manifest says {content['n_kept']}")

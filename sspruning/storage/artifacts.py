@@ -170,7 +170,9 @@ class _ParquetPieces(io.RawIOBase):
 def _parquet_bytes(groups: Iterable[pa.Table], metadata: dict[str, JSONValue]) -> Iterator[bytes]:
     sink = _ParquetPieces()
     schema = SELECTION_SCHEMA.with_metadata({b"sspruning": canonical_json(metadata).encode()})
-    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        pa.PythonFile(sink, mode="w"), schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         for group in groups:
             writer.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
             yield from sink.take()
@@ -231,10 +233,11 @@ class SelectionFile:
 
     def groups(self, columns: list[str]) -> Iterator[pa.Table]:
         """Tables of the given columns, one for each shard of the store, in store order."""
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             for index in range(file.num_row_groups):
                 yield file.read_row_group(index, columns=columns)
 
     def column(self, name: str) -> np.ndarray:
         """One column of all rows as numpy."""
-        return pq.read_table(self.path, columns=[name]).column(name).to_numpy()
+        with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            return file.read(columns=[name]).column(name).to_numpy()

@@ -73,7 +73,6 @@ def test_a_run_folder_and_its_store_are_the_same_workspace(configured, tmp_path)
     assert Workspace.of(tmp_path / "run" / "store") == run
 
 
-@pytest.mark.xfail(reason="Workspace.of takes any config.yaml beside a folder called store for a run's", strict=True)
 def test_a_config_yaml_beside_a_store_is_the_users_own(store, tmp_path, settings):
     own = tmp_path / "config.yaml"
     own.write_text("# not written by sspruning\nencoder: {name: pixels}\n")
@@ -129,7 +128,6 @@ def test_settings_stick_to_a_store(store, settings):
     assert workspace.load_config(["cluster.n_clusters=9"]).cluster.n_clusters == 9
 
 
-@pytest.mark.xfail(reason="only scores/assignment is swept, and the root only before a clustering", strict=True)
 @pytest.mark.parametrize("lost", ["selection.parquet", "scores/prototype_distance*/train-000000.npy"])
 def test_what_a_killed_run_left_unfinished_is_swept_by_the_next_one(lost, configured, tmp_path, small):
     prune(configured())
@@ -177,3 +175,12 @@ def test_embedding_and_selecting_by_hand_gives_the_shards_of_a_run(configured, t
     tars = [path.name for path in sorted((tmp_path / "pruned").glob("*.tar"))]
     for name in tars:
         assert (tmp_path / "by-hand" / name).read_bytes() == (tmp_path / "pruned" / name).read_bytes()
+
+
+def test_a_persons_own_config_in_the_run_folder_is_never_written_over(configured, tmp_path):
+    own = tmp_path / "run" / "config.yaml"
+    own.parent.mkdir()
+    own.write_text("name: mine  # with a remark\n")
+    with pytest.raises(UsageError, match="not written by sspruning"):
+        prune(configured())
+    assert own.read_text() == "name: mine  # with a remark\n"
