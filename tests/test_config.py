@@ -207,7 +207,6 @@ def test_balance_may_be_off_and_full_and_nothing_beyond(read):
         "execution: {timeout_s: .nan}",
         "corpus: {max_pixels: 0}",
         "corpus: {input: 5}",
-        "select:",
         "select: 0.5",
     ],
 )
@@ -327,3 +326,7 @@ def test_the_recipe_leaves_out_where_and_how_it_runs(read):
 )
 def test_the_encoder_follows_from_what_is_given(fields, name):
     assert EncoderConfig(**fields).spec().name == name
+
+
+def test_an_empty_section_is_the_default(read):
+    assert read("select:\nname: mine\n") == Config(name="mine")

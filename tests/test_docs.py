@@ -373,7 +373,7 @@ def test_format_describes_the_selection(written, specification):
     assert [name for name in (*PRUNED_REASON.values(), "kept", "pruned") if f"`{name}`" not in text] == []
     assert [key for key in metadata if f"`{key}`" not in text] == []
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [10, 8]
-    extra = {"metric", "distance", "n_clusters", "store"}
+    extra = {"metric", "distance", "n_clusters", "content"}
     assert set(metadata["settings"]) == {*Config().select.as_json(), *extra}
 
 

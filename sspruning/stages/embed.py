@@ -179,6 +179,7 @@ def embed(
         for outcome in executor.run(work, _tasks(pending)):
             done = _settle(store, outcome, {shard.shard_id: shard for shard in pending})
             ticker.tick(done)
+    sweep(store.path / "parts")  # again: a worker of a killed run may have taken a moment to die
     _record_manifest(store)
     return _report(store, corpus, len(pending), notes)
 

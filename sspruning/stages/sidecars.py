@@ -46,11 +46,11 @@ def write_sidecars(
         }
         for number in used
     ]
+    write_json(meta / "sources.json", sources)  # has paths, so the manifest, which has none, leaves it out
     files: dict[str, JSONValue] = {
         "sizes.json": cast("JSONValue", dict(zip(names, counts, strict=True))),
         "_info.json": _timm_info(names, counts),
         "shardindex.json": _wids_index(shards),
-        f"{META}/sources.json": sources,
     }
     for name, value in files.items():
         write_json(output / name, value)

@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -284,3 +286,16 @@ def test_json_that_is_missing_or_too_large_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "JSON_CAP_BYTES", 5)
     with pytest.raises(StoreError, match=r"f\.json: larger than 5 bytes"):
         read_json(tmp_path / "f.json")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_zombie_owner_counts_as_dead(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    while Path(f"/proc/{child.pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z":
+        time.sleep(0.01)
+    host = socket.gethostname().replace(".", "-")
+    (tmp_path / f".a.tmp.{host}.{child.pid}.0123abcd").write_bytes(b"")
+    try:
+        assert sweep(tmp_path) == 1
+    finally:
+        child.wait()
