@@ -201,7 +201,7 @@ class Config(_Section):
 
     def recipe(self) -> dict[str, JSONValue]:
         """The part of the configuration that decides the result, as plain JSON."""
-        return cast("dict[str, JSONValue]", self.model_dump(mode="json", exclude={"execution", "paths"}))
+        return cast("dict[str, JSONValue]", self.model_dump(mode="json", exclude={"name", "execution", "paths"}))
 
     def to_yaml(self, *, recipe_only: bool = False) -> str:
         """The configuration as YAML text that `load_config` reads back."""
