@@ -11,13 +11,12 @@ from pathlib import Path
 from sspruning.errors import UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.storage.atomic import write_stream
-from sspruning.storage.tar_scan import BLOCK, END_MARKER
+from sspruning.storage.tar_scan import BLOCK, archive_end
 
 __all__ = ["IMAGE_SUFFIXES", "SIDECAR_SUFFIXES", "PackReport", "pack"]
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 SIDECAR_SUFFIXES = ("txt", "json", "cls")
-RECORD_BYTES = 10_240
 READ_BYTES = 4 << 20
 
 
@@ -133,7 +132,7 @@ def _tar_pieces(samples: Sequence[_Sample]) -> Iterator[bytes]:
             padding = bytes(-read % BLOCK)
             yield padding
             size += len(block) + read + len(padding)
-    yield END_MARKER + bytes(-(size + len(END_MARKER)) % RECORD_BYTES)
+    yield archive_end(size)
 
 
 def pack(

@@ -15,11 +15,10 @@ from sspruning.stages.sidecars import META
 from sspruning.storage.atomic import write_json, write_stream
 from sspruning.storage.samples import ShardReader
 from sspruning.storage.store import CommitRecord, Store
-from sspruning.storage.tar_scan import END_MARKER
+from sspruning.storage.tar_scan import archive_end
 
 __all__ = ["ShardWriter", "record_path", "records_with_rows"]
 
-RECORD_BYTES = 10_240  # tar archives are padded to whole records of 20 blocks
 COPY_BYTES = 4 << 20
 OPEN_SOURCES = 64
 
@@ -88,7 +87,7 @@ class ShardWriter:
                 ):
                     size += len(piece)
                     yield piece
-        yield END_MARKER + bytes(-(size + len(END_MARKER)) % RECORD_BYTES)
+        yield archive_end(size)
 
     def _open(self, number: int) -> ShardReader:
         record = self._records[number]

@@ -20,10 +20,11 @@ from sspruning.errors import ShardError
 from sspruning.records import U8
 from sspruning.storage.tar_header import bad_checksum, octal, pax_records, plain_names
 
-__all__ = ["BLOCK", "END_MARKER", "MemberChunk", "scan_tar"]
+__all__ = ["BLOCK", "END_MARKER", "MemberChunk", "archive_end", "scan_tar"]
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)
+RECORD_BYTES = 20 * BLOCK  # archives are padded to whole records
 WINDOW = 1 << 18  # 1 MiB windows were 30 % slower: their buffers go back to the kernel each time
 CHUNK_MEMBERS = 1024
 EXTENSION_CAP = 1 << 20  # bytes of a PAX or long-name record; a real one is a few hundred
@@ -249,6 +250,11 @@ class _Scan:
             raise ShardError(self.path, position, "the file is cut inside a header; copy it again from its source")
         if self.extensions.start >= 0:
             raise ShardError(self.path, position, "the archive ends after an extension record, without its member")
+
+
+def archive_end(size: int) -> bytes:
+    """What closes an archive after ``size`` bytes of members: two zero blocks, then zeros to a whole record."""
+    return END_MARKER + bytes(-(size + len(END_MARKER)) % RECORD_BYTES)
 
 
 def scan_tar(  # noqa: C901 - one hot loop; calls would cost a third of its speed
