@@ -10,7 +10,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sspruning.api import cluster, embed, inspect, load, pack, plan, prune, score, select, status, verify, write
+    from sspruning.api import (
+        advise,
+        cluster,
+        embed,
+        inspect,
+        load,
+        pack,
+        plan,
+        prune,
+        score,
+        select,
+        status,
+        verify,
+        write,
+    )
     from sspruning.config import Config
     from sspruning.storage.store import Store
 
@@ -20,6 +34,7 @@ __all__ = [
     "Config",
     "Store",
     "__version__",
+    "advise",
     "cluster",
     "embed",
     "inspect",

@@ -15,10 +15,12 @@ from sspruning.errors import StoreError, UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selection
 from sspruning.stages import run as chain
+from sspruning.stages.advise import Advice
 from sspruning.stages.embed import embed as embed_stage
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.pack import PackReport, pack
-from sspruning.stages.run import Plan, RunResult, Workspace, executor_for, make_plan, prune
+from sspruning.stages.plan import Plan, make_plan
+from sspruning.stages.run import RunResult, Workspace, executor_for, prune
 from sspruning.stages.sidecars import META
 from sspruning.stages.status import Status, status
 from sspruning.stages.verify import VerifyReport, verify
@@ -28,6 +30,7 @@ from sspruning.storage.corpus import open_corpus
 from sspruning.storage.store import Store
 
 __all__ = [
+    "Advice",
     "EmbedReport",
     "Inspection",
     "Manifest",
@@ -41,6 +44,7 @@ __all__ = [
     "Status",
     "Store",
     "VerifyReport",
+    "advise",
     "cluster",
     "embed",
     "inspect",
@@ -133,6 +137,33 @@ def score(store: str | Path, *, config: Config | None = None, progress: Progress
     given = _config(Path(store), config)
     with executor_for(given, *workspace.worked_in()) as executor:
         _, found = chain.up_to_scores(workspace, given, executor, progress or SilentProgress())
+    workspace.save_config(given)
+    return found
+
+
+def advise(
+    store: str | Path,
+    keep_fraction: float | None = None,
+    *,
+    config: Config | None = None,
+    progress: Progress | None = None,
+) -> Advice:
+    """`Advice`: which policy and fraction the evidence speaks for; brings prototypes and scores up to date first.
+
+    Args:
+        store: store or run folder.
+        keep_fraction: what has to be kept, in (0, 1]; None leaves that to the advice as well.
+        config: sections `cluster`, `score` and `execution` are used; `select` plays no part.
+        progress: told of every stage.
+
+    Raises:
+        UsageError: a fraction outside (0, 1].
+    """
+    workspace = Workspace.of(Path(store))
+    given = _config(Path(store), config)
+    override(given, "select", keep_fraction=keep_fraction)  # refuses what is no fraction before hours of work
+    with executor_for(given, *workspace.worked_in()) as executor:
+        found = chain.up_to_advice(workspace, given, executor, progress or SilentProgress(), keep_fraction)
     workspace.save_config(given)
     return found
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from sspruning import cli_choose as choose
 from sspruning import options as opt
 from sspruning import terminal as say
-
-if TYPE_CHECKING:
-    from sspruning.config import Config
 
 __all__ = ["app", "main"]
 
@@ -25,22 +23,6 @@ app = typer.Typer(
     epilog="Every verb does only what is missing, so the same command resumes a job that was stopped. "
     "Exit codes: 0 done, 2 usage, 3 data errors, 4 interrupted (run again), 5 machine (disk, memory, device).",
 )
-
-
-def _overridden(config: Config, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:
-    """``config`` with flags, then ``--set``, on top."""
-    from sspruning.config import load_config, override
-
-    for section, values in sections.items():
-        config = override(config, section, **values)
-    return load_config(None, sets, base=config) if sets else config
-
-
-def _stored(folder: Path, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:
-    """Settings last used for a store, with flags and ``--set`` on top."""
-    from sspruning.stages.run import Workspace
-
-    return _overridden(Workspace.of(folder).load_config(), sections, sets)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -119,7 +101,7 @@ def embed_command(
     from sspruning import api
     from sspruning.stages.embed import usable_folder
 
-    config = _stored(
+    config = opt.stored(
         store,
         {
             "corpus": {"input": shards, "image_key": image_key},
@@ -151,88 +133,10 @@ def embed_command(
     say.exit_if_quarantined(report)
 
 
-@app.command("cluster")
-@say.verb
-def cluster_command(
-    store: opt.StoreDir,
-    n_clusters: opt.NClusters = None,
-    niter: Annotated[int | None, typer.Option(help="Lloyd iterations.")] = None,
-    seed: opt.Seed = None,
-    force: Annotated[bool, typer.Option("--force", help="Cluster again even if nothing changed.")] = False,
-    sets: opt.Set = None,
-) -> None:
-    """Find prototypes: k-means over the embeddings of a store."""
-    from sspruning import api
-
-    config = _stored(store, {"cluster": {"n_clusters": n_clusters, "niter": niter, "seed": seed}}, sets)
-    found = api.cluster(store, config=config, progress=say.console(), force=force)
-    say.clustered(found)
-
-
-@app.command("score")
-@say.verb
-def score_command(
-    store: opt.StoreDir,
-    metric: Annotated[str | None, typer.Option(help="prototype_distance, prototype_margin, random.")] = None,
-    distance: Annotated[str | None, typer.Option(help="cosine or euclidean.")] = None,
-    workers: opt.Workers = None,
-    executor: opt.Executor = None,
-    sets: opt.Set = None,
-) -> None:
-    """Score how hard every sample is; larger = harder. Brings the prototypes up to date first."""
-    from sspruning import api
-
-    config = _stored(
-        store,
-        {"score": {"metric": metric, "distance": distance}, "execution": {"workers": workers, "executor": executor}},
-        sets,
-    )
-    found = api.score(store, config=config, progress=say.console())
-    say.scores(found)
-
-
-@app.command("select")
-@say.verb
-def select_command(
-    store: opt.StoreDir,
-    keep: opt.Keep = None,
-    keep_fraction: opt.KeepFraction = None,
-    balance: opt.Balance = None,
-    floor: opt.Floor = None,
-    metric: Annotated[str | None, typer.Option(help="Score to select by.")] = None,
-    seed: opt.Seed = None,
-    output: opt.OutputOrNone = None,
-    samples_per_shard: opt.SamplesPerShard = None,
-    overwrite: opt.Overwrite = False,
-    workers: opt.Workers = None,
-    executor: opt.Executor = None,
-    sets: opt.Set = None,
-) -> None:
-    """Choose which samples stay; brings prototypes and scores up to date, and with --output writes the shards."""
-    from sspruning import api
-
-    config = _stored(
-        store,
-        {
-            "select": {
-                "keep": keep,
-                "keep_fraction": keep_fraction,
-                "balance": balance,
-                "floor": floor,
-                "seed": seed,
-            },
-            "score": {"metric": metric},
-            "write": {"samples_per_shard": samples_per_shard},
-            "execution": {"workers": workers, "executor": executor},
-        },
-        sets,
-    )
-    found = api.select(store, output=output, config=config, progress=say.console(), overwrite=overwrite)
-    say.selected(found.selection)
-    if found.manifest is not None:
-        say.written(found.manifest)
-    else:
-        say.line(f"  write the shards with: sspruning write {found.selection.path} --output pruned/")
+app.command("cluster")(choose.cluster_command)
+app.command("score")(choose.score_command)
+app.command("advise")(choose.advise_command)
+app.command("select")(choose.select_command)
 
 
 @app.command("write")
@@ -255,7 +159,7 @@ def write_command(
     from sspruning import api
 
     where = store or (selection if selection.is_dir() else selection.parent)
-    config = _stored(
+    config = opt.stored(
         where,
         {
             "write": {"samples_per_shard": samples_per_shard, "order": order, "seed": seed},
@@ -282,7 +186,7 @@ def run_command(
     from sspruning.config import load_config
     from sspruning.stages.embed import usable_folder
 
-    config = _overridden(
+    config = opt.overridden(
         load_config(config_file, sets), {"execution": {"workers": workers, "executor": executor}}, None
     )
     root = Path(config.paths.run_dir or f"runs/{config.name}")

@@ -132,7 +132,11 @@ class ScoreConfig(_Section):
     """How hardness is measured."""
 
     metric: str = "prototype_distance"
-    """A name of the table in ``sspruning.metrics``."""
+    """A name of the table in ``sspruning.metrics``, or imported: the scores of ``table``."""
+    table: str | None = None
+    """Parquet or npz file of key -> score, larger = harder; for `imported`. Its content counts, not its place."""
+    column: str | None = None
+    """Column of its scores; None takes `score`, or the only one that holds numbers."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """Geometry of distances to prototypes."""
     seed: int = Field(0, ge=0, lt=1 << 31)
@@ -143,7 +147,7 @@ class SelectConfig(_Section):
     """Which samples stay."""
 
     keep: str = "hard"
-    """A name of the table in ``sspruning.policies``: hard, easy, random."""
+    """A name of the table in ``sspruning.policies``: hard, easy, random; or auto: what `advise` would keep."""
     keep_fraction: Fraction = 0.8
     """Share of the embedded samples that stays; exactly round(keep_fraction * embedded) are kept."""
     balance: Share = 0.5

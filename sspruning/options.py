@@ -1,16 +1,20 @@
-"""Options of the command line that verbs share, or that would crowd them: names, types and help in one place."""
+"""Options of the command line that verbs share, or that would crowd them, and how they change a store's settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sspruning.config import Config
 
 __all__ = [
     "Balance",
     "BatchSize",
     "Checkpoint",
+    "Column",
     "Device",
     "DryRun",
     "EncoderName",
@@ -19,6 +23,7 @@ __all__ = [
     "Floor",
     "ImageKey",
     "ImageSize",
+    "Import",
     "Keep",
     "KeepFraction",
     "Model",
@@ -31,6 +36,8 @@ __all__ = [
     "Shards",
     "StoreDir",
     "Workers",
+    "overridden",
+    "stored",
 ]
 
 Set = Annotated[
@@ -71,7 +78,7 @@ BatchSize = Annotated[int | None, typer.Option(help="Images in a forward pass.")
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")]
 
-Keep = Annotated[str | None, typer.Option(help="hard, easy or random.")]
+Keep = Annotated[str | None, typer.Option(help="hard, easy, random, or auto: what `advise` would keep.")]
 
 KeepFraction = Annotated[float | None, typer.Option(help="Share of samples that stays, in (0, 1].")]
 
@@ -89,3 +96,26 @@ NClusters = Annotated[
     int | None,
     typer.Option("--n-clusters", "--num-clusters", help="Prototypes. Default: near the square root of n."),
 ]
+
+Import = Annotated[
+    Path | None,
+    typer.Option("--import", metavar="FILE", help="Take the scores of a parquet or npz table: key, score."),
+]
+
+Column = Annotated[str | None, typer.Option(help="Column of the imported scores. Default: score, or the only number.")]
+
+
+def overridden(config: Config, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:
+    """``config`` with flags, then ``--set``, on top."""
+    from sspruning.config import load_config, override
+
+    for section, values in sections.items():
+        config = override(config, section, **values)
+    return load_config(None, sets, base=config) if sets else config
+
+
+def stored(folder: Path, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:
+    """Settings last used for a store, with flags and ``--set`` on top."""
+    from sspruning.stages.run import Workspace
+
+    return overridden(Workspace.of(folder).load_config(), sections, sets)

@@ -15,6 +15,7 @@ __all__ = [
     "I32",
     "I64",
     "U8",
+    "U32",
     "U64",
     "BoolArray",
     "EmbedReport",
@@ -35,6 +36,7 @@ F64: TypeAlias = NDArray[np.float64]
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
+U32: TypeAlias = NDArray[np.uint32]
 U64: TypeAlias = NDArray[np.uint64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
@@ -156,7 +158,7 @@ class Selection:
     n_kept: int
     fingerprint: str
     settings: dict[str, JSONValue]
-    """keep, keep_fraction, balance, floor, seed, metric, distance, n_clusters."""
+    """keep, keep_fraction, balance, floor, seed, metric, distance, n_clusters; asked = auto if `keep` came of that."""
     path: str = ""
     """The file with one row for each embedded sample."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar, cast
 
 from sspruning.errors import UsageError
@@ -44,13 +44,18 @@ class Registry(Mapping[str, str], Generic[T]):
         module, _, attribute = self._table[name].partition(":")
         return cast("T", getattr(importlib.import_module(module), attribute))
 
-    def check(self, name: str) -> None:
-        """Raise if ``name`` is not registered; imports nothing.
+    def check(self, name: str, also: Iterable[str] = ()) -> None:
+        """Raise if ``name`` is neither registered nor in ``also``; imports nothing.
+
+        Args:
+            name: what was asked for.
+            also: names that mean something to the caller without being an entry.
 
         Raises:
             UsageError: no such name; the message lists the known ones and the nearest match.
         """
-        if name not in self._table:
-            close = difflib.get_close_matches(name, self._table, n=1, cutoff=0.5)
+        known = sorted({*self._table, *also})
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UsageError(f"unknown {self.family} {name!r}.{hint} Known: {', '.join(sorted(self._table))}.")
+            raise UsageError(f"unknown {self.family} {name!r}.{hint} Known: {', '.join(known)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sspruning.config import Config
     from sspruning.progress import ConsoleProgress
     from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selection
+    from sspruning.stages.advise import Advice
     from sspruning.stages.demo import DemoResult
     from sspruning.stages.inspect import Inspection
     from sspruning.stages.pack import PackReport
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sspruning.stages.verify import VerifyReport
 
 __all__ = [
+    "advised",
     "clustered",
     "console",
     "demo",
@@ -132,8 +135,9 @@ def selected(selection: Selection) -> None:
     """Say what a selection keeps."""
     settings = selection.settings
     share = selection.n_kept / selection.n_embedded
+    asked = f" (asked for: {settings['asked']})" if "asked" in settings else ""
     line(
-        f"kept {selection.n_kept:,} of {selection.n_embedded:,} samples ({share:.1%}): {settings['keep']} by "
+        f"kept {selection.n_kept:,} of {selection.n_embedded:,} samples ({share:.1%}): {settings['keep']}{asked} by "
         f"{settings['metric']}, {settings['n_clusters']} prototypes, cluster floor {settings['balance']}"
     )
     line(f"  selection: {selection.path}")
@@ -150,7 +154,7 @@ def print_plan(config: Config, store: Path, *, whole_run: bool) -> None:
     """Say what a run would do: counts, bytes, time."""
     from sspruning.progress import duration
     from sspruning.stages.embed import estimated_seconds
-    from sspruning.stages.run import make_plan
+    from sspruning.stages.plan import make_plan
     from sspruning.storage.corpus import open_corpus
 
     found = make_plan(open_corpus(config.corpus.input), store, config, console(), whole_run=whole_run)
@@ -188,6 +192,15 @@ def inspection(found: Inspection, image_key: str) -> None:
     if found.problems or found.repeated_keys:
         raise QuarantineError(f"{len(found.problems)} damaged shards, {len(found.repeated_keys)} repeated keys")
     line("no problems found")
+
+
+def advised(found: Advice, store: Path) -> None:
+    """Say what to run, why, and what to look at first."""
+    line(f"sspruning select {shlex.quote(str(store))} {found.options}")
+    for reason in found.numbered:
+        line(reason)
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def scores(found: Scores) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -52,7 +53,7 @@ def call():
 
 def test_the_verbs_are_the_ones_of_the_design():
     assert {
-        "inspect", "pack", "embed", "cluster", "score", "select", "write", "run", "verify", "status", "demo"
+        "inspect", "pack", "embed", "cluster", "score", "advise", "select", "write", "run", "verify", "status", "demo"
     } <= set(VERBS)  # fmt: skip
 
 
@@ -114,6 +115,42 @@ def test_the_forms_of_the_interface_work_one_after_the_other(work, corpus, call)
     call("run", "tiny.yaml", *forms, "--overwrite")
     assert (work / "runs" / "tiny" / "selection.parquet").exists()
     assert "42 samples equal" in call("verify", "pruned").stdout
+
+
+def test_outside_scores_stick_with_their_column_until_another_table_or_metric_is_named(work, corpus, call):
+    call("-q", *EMBED)
+    keys, place = np.array(list(corpus)), np.arange(60.0)
+    np.savez(work / "one.npz", key=keys, el2n=place)
+    np.savez(work / "two.npz", key=keys, score=-1 - place)
+    assert "60 samples scored by imported" in call("score", "store", "--import", "one.npz", "--column", "el2n").stdout
+    assert "max 59.0000" in call("score", "store").stdout
+    assert "hard by imported" in call("select", "store", "--keep-fraction", "0.7").stdout
+    assert "max -1.0000" in call("score", "store", "--import", "two.npz").stdout
+    assert (
+        "random by prototype_margin"
+        in call("select", "store", "--metric", "prototype_margin", "--keep", "random").stdout
+    )
+    (work / "two.npz").unlink()
+    assert "two.npz: no such file" in call("select", "store", "--metric", "imported", code=2).stderr
+
+
+def test_advice_is_a_command_to_run_with_numbered_reasons(work, corpus, call):
+    call("-q", *EMBED, "--set", "cluster.n_clusters=1")
+    said = call("advise", "store").stdout.splitlines()
+    assert said[0] == "sspruning select store --keep easy --keep-fraction 0.9 --balance 0.5"
+    assert [line.split(". ")[0].strip() for line in said[1:]] == ["1", "2", "3"]
+    assert "kept 54 of 60 samples (90.0%): easy by" in call(*said[0].split()[1:]).stdout
+    assert "--keep random --keep-fraction 0.3" in call("advise", "store", "--keep-fraction", "0.3").stdout
+    call("-q", "cluster", "store", "--n-clusters", "30")
+    assert call("-q", "advise", "store").stderr.startswith("warning: Only 2.0 samples for each of 30 prototypes")
+
+
+def test_auto_selects_and_says_what_it_took_and_why(work, corpus, call):
+    call("-q", *EMBED)
+    found = call("select", "store", "--keep", "auto", "--keep-fraction", "0.4")
+    assert "kept 24 of 60 samples (40.0%): random (asked for: auto) by" in found.stdout
+    assert "keep auto: random" in found.stderr
+    assert "arXiv:2210.15809" in found.stderr
 
 
 def test_patterns_lists_and_several_inputs_name_the_same_corpus(work, corpus, call):
@@ -191,6 +228,11 @@ def test_verbose_shows_the_traceback_of_an_error(work):
         (("select", "store", "--keep", "most"), "hard"),
         (("cluster", "store", "--n-clusters", "61"), "61"),
         (("score", "store", "--metric", "magic"), "prototype_distance"),
+        (("score", "store", "--metric", "imported"), "--import FILE"),
+        (("score", "store", "--import", "tiny.yaml"), "neither parquet nor npz"),
+        (("score", "store", "--import", "tiny.yaml", "--metric", "random"), "belong to imported scores"),
+        (("score", "store", "--column", "el2n"), "belong to imported scores"),
+        (("advise", "store", "--keep-fraction", "1.5"), "keep_fraction"),
         (("write", "store", "--output", "p", "--order", "random"), "order"),
         (("verify", "shards"), "neither pruned shards nor a store"),
         (("demo", "--dataset", "imagenet"), "digits"),

@@ -10,29 +10,27 @@ from pathlib import Path
 
 from sspruning.clusterers import CLUSTERERS
 from sspruning.clusterers.faiss_kmeans import import_faiss
-from sspruning.config import Config, default_workers, load_config
+from sspruning.config import Config, SelectConfig, default_workers, load_config
 from sspruning.errors import DataError, StoreError, UsageError
 from sspruning.execution import EXECUTORS, Executor, make_executor
 from sspruning.fingerprint import fingerprint
-from sspruning.metrics import METRICS
 from sspruning.policies import POLICIES
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, JSONValue, Manifest, Prototypes, Scores, Selection
+from sspruning.stages.advise import AUTO, Advice, advise, known_to_lose, observe
 from sspruning.stages.cluster import cluster
-from sspruning.stages.embed import embed, pending_shards
-from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_repeated_keys
-from sspruning.stages.score import assignment_path, score
-from sspruning.stages.select import advice, kept_count, select, selection_fingerprint
+from sspruning.stages.embed import embed
+from sspruning.stages.plan import make_plan
+from sspruning.stages.score import assignment_path, check_metric, score
+from sspruning.stages.select import select, selection_fingerprint
 from sspruning.stages.sidecars import META
 from sspruning.stages.write import refuse_nested_output, write
 from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
 from sspruning.storage.atomic import sweep, write_bytes
-from sspruning.storage.corpus import Corpus, open_corpus
+from sspruning.storage.corpus import open_corpus
 from sspruning.storage.store import Store
 
-ROW_OVERHEAD_BYTES = 100  # keys, ranges, digests, assignment and score of one sample; measured on CIFAR-10
-
-__all__ = ["Plan", "RunResult", "Workspace", "executor_for", "make_plan", "prune", "up_to_selection"]
+__all__ = ["RunResult", "Workspace", "executor_for", "prune", "up_to_advice", "up_to_selection"]
 
 
 CONFIG_HEADER = "# Settings last used here, written by sspruning.\n"
@@ -135,83 +133,16 @@ def executor_for(config: Config, *folders: Path) -> Generator[Executor]:
         executor.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run would do, before it does it."""
-
-    inspection: Inspection | None
-    pending_shards: int
-    n_shards: int
-    pending_bytes: int
-    size_bytes: int
-    n_samples: int | None
-    """Samples with an image; None without a preflight."""
-    n_kept: int | None
-    bytes_per_row: int
-    """Of the store; for 384 dimensions until an encoder is known."""
-    output_bytes: int
-
-    @property
-    def n_in_shards(self) -> int | None:
-        """All samples, with or without an image; None without a preflight."""
-        return None if self.inspection is None else self.inspection.n_samples
-
-
-def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *, whole_run: bool = True) -> Plan:
-    """`Plan` of a run: counts, bytes, and what is done already. Reads tar headers unless `corpus.preflight` is off.
-
-    Args:
-        corpus: the input.
-        store: where embeddings are or will be.
-        config: the whole configuration.
-        progress: told while headers are read.
-        whole_run: False checks only what an embedding needs, not clusters and fractions.
-
-    Raises:
-        UsageError: repeated keys, more prototypes than samples, or a fraction that keeps nothing.
-    """
-    pending = pending_shards(store, corpus)
-    inspection = None
-    if config.corpus.preflight and pending:
-        inspection = inspect_corpus(
-            corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
-        )
-        refuse_repeated_keys(inspection)
-        n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
-    else:
-        n = Store(store).n_rows if not pending else None
-    if n == 0 and inspection is not None and not inspection.problems:
-        raise UsageError(
-            f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
-            f"the corpus has {', '.join(inspection.suffixes) or 'none'}; set --image-key"
-        )
-    wanted = config.cluster.n_clusters if whole_run else None
-    if n is not None and wanted is not None and wanted > n:
-        raise UsageError(f"cluster.n_clusters is {wanted} but there are {n} samples; ask for fewer")
-    n_kept = kept_count(n, config.select.keep_fraction) if n and whole_run else None
-    return Plan(
-        inspection=inspection,
-        pending_shards=len(pending),
-        n_shards=len(corpus.shards),
-        pending_bytes=sum(shard.size for shard in pending),
-        size_bytes=corpus.size_bytes,
-        n_samples=n,
-        n_kept=n_kept,
-        bytes_per_row=2 * (Store(store).dim if (store / "store.json").exists() else 384) + ROW_OVERHEAD_BYTES,
-        output_bytes=round(corpus.size_bytes * config.select.keep_fraction),
-    )
-
-
 def check_names(config: Config) -> None:
     """Refuse a name that no table has, or a missing FAISS, before hours of work are spent.
 
     Raises:
-        UsageError: unknown clusterer, metric, policy or executor.
+        UsageError: unknown clusterer, metric, policy or executor, or scores to import that are not there.
         MachineError: FAISS is not installed.
     """
     CLUSTERERS.check(config.cluster.name)
-    METRICS.check(config.score.metric)
-    POLICIES.check(config.select.keep)
+    check_metric(config.score)
+    POLICIES.check(config.select.keep, also=[AUTO])
     EXECUTORS.check(config.execution.executor)
     if importlib.util.find_spec("faiss") is None:
         import_faiss()
@@ -244,6 +175,7 @@ def up_to_scores(
     workspace: Workspace, config: Config, executor: Executor, progress: Progress
 ) -> tuple[Prototypes, Scores]:
     """Prototypes and `Scores` of the store as it is now."""
+    check_metric(config.score)
     prototypes = up_to_prototypes(workspace, config, progress)
     workspace.sweep_scores()
     store = Store(workspace.store)
@@ -251,35 +183,74 @@ def up_to_scores(
     return prototypes, scores
 
 
-def up_to_selection(
-    workspace: Workspace, config: Config, executor: Executor, progress: Progress
-) -> tuple[Prototypes, Scores, Selection]:
-    """Prototypes, scores and `Selection` of the store as it is now, each made only if needed."""
-    check_names(config)
-    warning = advice(config.select)
-    if warning is not None:
-        progress.note(warning)
-    prototypes, scores = up_to_scores(workspace, config, executor, progress)
-    if workspace.selection.exists():
-        try:
-            existing = SelectionFile.open(workspace.selection).selection
-        except StoreError:
-            existing = None
-        if existing is not None and existing.fingerprint == selection_fingerprint(scores, config.select):
-            return prototypes, scores, existing
-    store = Store(workspace.store)
+def _assignments(store: Store, scores: Scores, prototypes: Prototypes, config: Config) -> dict[str, Path]:
+    """File with the prototype of each row, by shard."""
     folder = Path(scores.assignment_folder)
-    assignments = {
+    return {
         record.shard_id: assignment_path(folder, record, prototypes, config.score.distance)
         for record in store.records()
     }
+
+
+def up_to_advice(
+    workspace: Workspace, config: Config, executor: Executor, progress: Progress, keep_fraction: float | None = None
+) -> Advice:
+    """`Advice` on the store as it is now, with prototypes and scores brought up to date."""
+    prototypes, scores = up_to_scores(workspace, config, executor, progress)
+    store = Store(workspace.store)
+    return advise(observe(store, scores, _assignments(store, scores, prototypes, config)), keep_fraction)
+
+
+def _advised(config: SelectConfig, advice: Advice, progress: Progress) -> SelectConfig:
+    """``config`` with the advised policy instead of `auto`; says why."""
+    progress.note(
+        f"keep {AUTO}: {advice.keep}, for a fraction of {config.keep_fraction}\n" + "\n".join(advice.numbered)
+    )
+    if advice.keep != "random" and config.balance != advice.balance:
+        progress.note(f"  balance stays {config.balance}, as set; {advice.balance} is advised")
+    for warning in advice.warnings:
+        progress.note(f"warning: {warning}")
+    return config.model_copy(update={"keep": advice.keep})
+
+
+def _existing_selection(path: Path, mark: str, asked: JSONValue) -> Selection | None:
+    """The selection on disk if it is the one asked for, in the same words; None if it has to be made."""
+    if not path.exists():
+        return None
+    try:
+        found = SelectionFile.open(path).selection
+    except StoreError:
+        return None
+    return found if found.fingerprint == mark and found.settings.get("asked") == asked else None
+
+
+def up_to_selection(
+    workspace: Workspace, config: Config, executor: Executor, progress: Progress
+) -> tuple[Prototypes, Scores, Selection]:
+    """Prototypes, scores and `Selection` of the store as it is now, each made only if needed.
+
+    Where `select.keep` is auto, the advised policy decides as if it had been asked for by name.
+    """
+    check_names(config)
+    warning = known_to_lose(config.select)
+    if warning is not None:
+        progress.note(warning)
+    prototypes, scores = up_to_scores(workspace, config, executor, progress)
+    store, chosen = Store(workspace.store), config.select
+    assignments = _assignments(store, scores, prototypes, config)
     facts: dict[str, JSONValue] = {
         "metric": config.score.metric,
         "distance": config.score.distance,
         "n_clusters": prototypes.k,
         "content": store.content_fingerprint(),
     }
-    return prototypes, scores, select(store, scores, assignments, config.select, workspace.selection, facts, progress)
+    if chosen.keep == AUTO:
+        chosen = _advised(chosen, advise(observe(store, scores, assignments), chosen.keep_fraction), progress)
+        facts["asked"] = AUTO
+    existing = _existing_selection(workspace.selection, selection_fingerprint(scores, chosen), facts.get("asked"))
+    if existing is not None:
+        return prototypes, scores, existing
+    return prototypes, scores, select(store, scores, assignments, chosen, workspace.selection, facts, progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,34 @@ from sspruning.fingerprint import fingerprint, short
 from sspruning.metrics import METRICS
 from sspruning.metrics.distances import pair_distance
 from sspruning.progress import Progress, SilentProgress
-from sspruning.records import I64, JSONValue, Prototypes, Scores, ScoringChunk
+from sspruning.records import F32, I64, JSONValue, Prototypes, Scores, ScoringChunk
 from sspruning.stages.cluster import seeded
+from sspruning.stages.import_scores import IMPORTED, import_scores, table_column, table_identity
 from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, load_prototypes, save_column, score_path
 from sspruning.storage.store import CommitRecord, Store
 
-__all__ = ["AssignWorker", "assignment_path", "score"]
+__all__ = ["AssignWorker", "assignment_path", "check_metric", "score"]
 
 ASSIGN_ROWS = 8192
 WORKER = "sspruning.stages.score:AssignWorker"
+
+
+def check_metric(config: ScoreConfig) -> None:
+    """Refuse a metric that no table has, or an import without its file, before hours of work are spent.
+
+    Raises:
+        UsageError: says which metrics are known, or which file or column is missing.
+    """
+    METRICS.check(config.metric, also=[IMPORTED])
+    if config.metric == IMPORTED:
+        table_column(config)
+
+
+def _decisive(config: ScoreConfig) -> dict[str, JSONValue]:
+    """What of the section decides the scores: for imported ones the content of the table instead of its place."""
+    if config.metric == IMPORTED:
+        return {"metric": IMPORTED, "distance": config.distance, **table_identity(config)}
+    return {name: value for name, value in config.as_json().items() if name not in {"table", "column"}}
 
 
 def _mark(record: CommitRecord, prototypes: Prototypes, distance: str) -> str:
@@ -135,14 +154,20 @@ def score(
         prototypes: what to measure against.
         prototypes_path: where workers load them from.
         scores_dir: folder for assignments and scores; finished files in it are used again.
-        config: metric and geometry.
+        config: metric, or table of imported scores, and geometry.
         executor: where assignments run.
         progress: told after each part.
 
+    Raises:
+        UsageError: unknown metric, or an import that names no usable file or column.
+        DataError: imported scores that are incomplete, repeated or not finite.
+
     Cost:
-        one FAISS search of all rows; a few bytes of memory for each row of one part.
+        one FAISS search of all rows; a few bytes of memory for each row of one part; see `import_scores` for imports.
     """
     progress = progress or SilentProgress()
+    check_metric(config)
+    decisive = _decisive(config)
     assigned = scores_dir / "assignment"
     _assign(store, prototypes, prototypes_path, assigned, config.distance, executor, progress)
     sizes = _cluster_sizes(store, prototypes, assigned, config.distance)
@@ -150,35 +175,43 @@ def score(
         {
             "content": store.content_fingerprint(),
             "prototypes": prototypes.fingerprint,
-            "score": config.as_json(),
+            "score": decisive,
             "sizes": fingerprint(sizes.tolist()),
         }
     )
     folder = scores_dir / f"{config.metric}.{short(mark)}"
+    if config.metric == IMPORTED:
+        import_scores(store, config, folder, progress)
     summary = _measure(store, prototypes, assigned, folder, sizes, config)
     return Scores(str(folder), str(assigned), store.n_rows, sizes, mark, config.metric, summary)
+
+
+def _values(store: Store, record: CommitRecord, rows: np.ndarray, sizes: I64, config: ScoreConfig) -> F32:
+    """(n,) scores of one part by the metric of the table, from its assignment."""
+    with store.open_part(record) as part:
+        tie = seeded(part.column("key_hash"), config.seed)
+    chunk = ScoringChunk(
+        label=rows["label"],
+        distance=rows["distance"],
+        second_label=rows["second_label"],
+        second_distance=rows["second_distance"],
+        cluster_size=sizes[rows["label"]],
+        tie=tie,
+    )
+    return METRICS.resolve(config.metric)(chunk)
 
 
 def _measure(
     store: Store, prototypes: Prototypes, assigned: Path, folder: Path, sizes: I64, config: ScoreConfig
 ) -> dict[str, float]:
     """Make the score column of every part that has none; returns min, mean and max, and the mean distance."""
-    metric = METRICS.resolve(config.metric)
     low, high, total, distance_total = np.inf, -np.inf, 0.0, 0.0
     for record, rows in _assignments(store, prototypes, assigned, config.distance):
-        with store.open_part(record) as part:
-            tie = seeded(part.column("key_hash"), config.seed)
-        values = metric(
-            ScoringChunk(
-                label=rows["label"],
-                distance=rows["distance"],
-                second_label=rows["second_label"],
-                second_distance=rows["second_distance"],
-                cluster_size=sizes[rows["label"]],
-                tie=tie,
-            )
-        )
         path = score_path(folder, record.shard_id)
+        if config.metric == IMPORTED:
+            values = load_column(path, record.n_rows, np.dtype("<f4"))
+        else:
+            values = _values(store, record, rows, sizes, config)
         if not path.exists():
             save_column(path, values.astype("<f4", copy=False))
         if len(values):

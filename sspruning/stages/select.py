@@ -19,9 +19,7 @@ from sspruning.stages.cluster import seeded
 from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, save_selection, score_path
 from sspruning.storage.store import Store
 
-__all__ = ["advice", "kept_count", "select", "selection_fingerprint"]
-
-HARD_LIMIT = 0.5  # below it, keep-hard loses to random in the literature
+__all__ = ["kept_count", "select", "selection_fingerprint"]
 
 
 def kept_count(n: int, keep_fraction: float) -> int:
@@ -34,17 +32,6 @@ def kept_count(n: int, keep_fraction: float) -> int:
     if count == 0:
         raise UsageError(f"a fraction of {keep_fraction} of {n} samples keeps none; keep more, or embed more samples")
     return count
-
-
-def advice(config: SelectConfig) -> str | None:
-    """A warning about a choice that is known to lose, with the reason and the alternative; None if there is none."""
-    if config.keep == "hard" and config.keep_fraction < HARD_LIMIT:
-        return (
-            f"warning: keeping the hardest {config.keep_fraction:.0%} loses to a random subset in the literature "
-            "(CCS, arXiv:2210.15809, forgetting scores: 95.36 % accuracy at 70 % kept, 34.03 % at 10 %): the hard end "
-            "of a small subset is mostly noise. Keep 0.5 or more, or use --keep random"
-        )
-    return None
 
 
 def selection_fingerprint(scores: Scores, config: SelectConfig) -> str:
@@ -98,9 +85,9 @@ def select(
         store: where keys and rows are.
         scores: what to select by.
         assignments: file with the prototype of each row, by shard.
-        config: policy, fraction, balance, seed.
+        config: policy (not auto), fraction, balance, seed.
         output: path of ``selection.parquet``.
-        facts: metric, geometry and number of prototypes, kept with the selection.
+        facts: metric, geometry, number of prototypes, and `asked` if the policy was advised; kept with the selection.
         progress: told after each shard.
 
     Raises:

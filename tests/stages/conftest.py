@@ -44,6 +44,21 @@ def content(tmp_path):
 
 
 @pytest.fixture
+def configured(tmp_path, content, settings):
+    """Return ``configured(*overrides)``: a run of that corpus into ``run`` and ``pruned``."""
+
+    def make(*overrides):
+        return settings(
+            f"corpus.input={tmp_path / 'shards'}",
+            f"paths.run_dir={tmp_path / 'run'}",
+            f"paths.output={tmp_path / 'pruned'}",
+            *overrides,
+        )
+
+    return make
+
+
+@pytest.fixture
 def store(tmp_path, content, settings):
     """A store of that corpus."""
     api.embed(str(tmp_path / "shards"), tmp_path / "store", config=settings())

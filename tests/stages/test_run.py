@@ -10,21 +10,7 @@ from sspruning import api
 from sspruning.config import Config, load_config
 from sspruning.errors import UsageError
 from sspruning.progress import SilentProgress
-from sspruning.stages.run import Workspace, make_plan, prune, up_to_prototypes, up_to_selection
-from sspruning.storage.corpus import open_corpus
-
-
-@pytest.fixture
-def configured(tmp_path, content, settings):
-    def make(*overrides):
-        return settings(
-            f"corpus.input={tmp_path / 'shards'}",
-            f"paths.run_dir={tmp_path / 'run'}",
-            f"paths.output={tmp_path / 'pruned'}",
-            *overrides,
-        )
-
-    return make
+from sspruning.stages.run import Workspace, prune, up_to_prototypes, up_to_selection
 
 
 def test_a_run_leaves_its_artefacts_in_one_folder(configured, tmp_path):
@@ -84,28 +70,6 @@ def test_a_config_yaml_beside_a_store_is_the_users_own(store, tmp_path, settings
 
 def test_a_store_alone_is_its_own_workspace(store):
     assert Workspace.of(store.path) == Workspace(store.path, store.path)
-
-
-def test_the_plan_counts_before_anything_is_done(configured, tmp_path):
-    config = configured()
-    plan = make_plan(open_corpus(config.corpus.input), tmp_path / "run" / "store", config, SilentProgress())
-    assert (plan.n_shards, plan.pending_shards, plan.n_samples, plan.n_kept) == (3, 3, 60, 42)
-    assert plan.pending_bytes == plan.size_bytes == sum(p.stat().st_size for p in (tmp_path / "shards").iterdir())
-    assert plan.output_bytes == pytest.approx(0.7 * plan.size_bytes, abs=1)
-    assert not (tmp_path / "run").exists()
-    prune(config)
-    done = make_plan(open_corpus(config.corpus.input), tmp_path / "run" / "store", config, SilentProgress())
-    assert (done.pending_shards, done.pending_bytes, done.n_samples, done.n_kept) == (0, 0, 60, 42)
-
-
-def test_without_a_preflight_the_counts_are_unknown_and_the_result_is_the_same(configured, tmp_path, small):
-    config = configured("corpus.preflight=false")
-    plan = make_plan(open_corpus(config.corpus.input), tmp_path / "run" / "store", config, SilentProgress())
-    assert (plan.n_samples, plan.n_kept, plan.n_in_shards, plan.pending_shards) == (None, None, None, 3)
-    prune(config)
-    first = small.digests(tmp_path / "run" / "store" / "parts")
-    prune(configured(f"paths.run_dir={tmp_path / 'second'}", f"paths.output={tmp_path / 'other'}"))
-    assert small.digests(tmp_path / "second" / "store" / "parts") == first
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sspruning.policies import POLICIES
 from sspruning.records import Prototypes
 from sspruning.stages import select as module
 from sspruning.stages.score import assignment_path, score
-from sspruning.stages.select import advice, kept_count, select, selection_fingerprint
+from sspruning.stages.select import kept_count, select, selection_fingerprint
 from sspruning.storage.artifacts import SELECTION_SCHEMA, SelectionFile, save_prototypes
 
 pytest.importorskip("faiss")
@@ -198,15 +198,3 @@ def test_a_fraction_that_keeps_nothing_is_refused(bench):
     with pytest.raises(UsageError, match="keeps none"):
         bench.select("none.parquet", keep_fraction=0.001)
     assert not (bench.folder / "none.parquet").exists()
-
-
-def test_keeping_few_hard_samples_is_warned_of_with_reason_and_way_out():
-    warning = advice(SelectConfig(keep="hard", keep_fraction=0.3))
-    assert warning.startswith("warning: keeping the hardest 30% loses to a random subset")
-    assert "arXiv:2210.15809" in warning
-    assert "--keep random" in warning
-
-
-@pytest.mark.parametrize(("keep", "fraction"), [("hard", 0.5), ("hard", 0.8), ("easy", 0.1), ("random", 0.1)])
-def test_other_choices_are_not_warned_of(keep, fraction):
-    assert advice(SelectConfig(keep=keep, keep_fraction=fraction)) is None

@@ -1,0 +1,114 @@
+"""The verbs that choose samples, from a store to a selection: cluster, score, advise, select."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sspruning import options as opt
+from sspruning import terminal as say
+from sspruning.errors import UsageError
+
+__all__ = ["advise_command", "cluster_command", "score_command", "select_command"]
+
+
+@say.verb
+def cluster_command(
+    store: opt.StoreDir,
+    n_clusters: opt.NClusters = None,
+    niter: Annotated[int | None, typer.Option(help="Lloyd iterations.")] = None,
+    seed: opt.Seed = None,
+    force: Annotated[bool, typer.Option("--force", help="Cluster again even if nothing changed.")] = False,
+    sets: opt.Set = None,
+) -> None:
+    """Find prototypes: k-means over the embeddings of a store."""
+    from sspruning import api
+
+    config = opt.stored(store, {"cluster": {"n_clusters": n_clusters, "niter": niter, "seed": seed}}, sets)
+    found = api.cluster(store, config=config, progress=say.console(), force=force)
+    say.clustered(found)
+
+
+@say.verb
+def score_command(
+    store: opt.StoreDir,
+    metric: Annotated[str | None, typer.Option(help="prototype_distance, prototype_margin, random, imported.")] = None,
+    distance: Annotated[str | None, typer.Option(help="cosine or euclidean.")] = None,
+    table: opt.Import = None,
+    column: opt.Column = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    sets: opt.Set = None,
+) -> None:
+    """Score how hard every sample is; larger = harder. Brings the prototypes up to date first."""
+    from sspruning import api
+
+    if table is not None:
+        metric = metric or "imported"
+        sets = sets if column else ["score.column=", *(sets or [])]  # a new table does not inherit the old one's column
+    scoring = {"metric": metric, "distance": distance, "table": table and str(table.absolute()), "column": column}
+    config = opt.stored(store, {"score": scoring, "execution": {"workers": workers, "executor": executor}}, sets)
+    if (table or column) and config.score.metric != "imported":
+        raise UsageError(f"--import and --column belong to imported scores, but the metric is {config.score.metric!r}")
+    found = api.score(store, config=config, progress=say.console())
+    say.scores(found)
+
+
+@say.verb
+def advise_command(
+    store: opt.StoreDir,
+    keep_fraction: opt.KeepFraction = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    sets: opt.Set = None,
+) -> None:
+    """Say which policy and fraction the evidence speaks for, and why; brings prototypes and scores up to date."""
+    from sspruning import api
+
+    config = opt.stored(store, {"execution": {"workers": workers, "executor": executor}}, sets)
+    found = api.advise(store, keep_fraction, config=config, progress=say.console())
+    say.advised(found, store)
+
+
+@say.verb
+def select_command(
+    store: opt.StoreDir,
+    keep: opt.Keep = None,
+    keep_fraction: opt.KeepFraction = None,
+    balance: opt.Balance = None,
+    floor: opt.Floor = None,
+    metric: Annotated[str | None, typer.Option(help="Score to select by.")] = None,
+    seed: opt.Seed = None,
+    output: opt.OutputOrNone = None,
+    samples_per_shard: opt.SamplesPerShard = None,
+    overwrite: opt.Overwrite = False,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    sets: opt.Set = None,
+) -> None:
+    """Choose which samples stay; brings prototypes and scores up to date, and with --output writes the shards."""
+    from sspruning import api
+
+    config = opt.stored(
+        store,
+        {
+            "select": {
+                "keep": keep,
+                "keep_fraction": keep_fraction,
+                "balance": balance,
+                "floor": floor,
+                "seed": seed,
+            },
+            "score": {"metric": metric},
+            "write": {"samples_per_shard": samples_per_shard},
+            "execution": {"workers": workers, "executor": executor},
+        },
+        sets,
+    )
+    found = api.select(store, output=output, config=config, progress=say.console(), overwrite=overwrite)
+    say.selected(found.selection)
+    if found.manifest is not None:
+        say.written(found.manifest)
+    else:
+        say.line(f"  write the shards with: sspruning write {found.selection.path} --output pruned/")

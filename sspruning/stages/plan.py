@@ -1,0 +1,86 @@
+"""What a run would do, before it does it: counts, bytes, and what is done already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sspruning.config import Config
+from sspruning.errors import UsageError
+from sspruning.progress import Progress
+from sspruning.stages.embed import pending_shards
+from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_repeated_keys
+from sspruning.stages.select import kept_count
+from sspruning.storage.corpus import Corpus
+from sspruning.storage.store import Store
+
+__all__ = ["Plan", "make_plan"]
+
+ROW_OVERHEAD_BYTES = 100  # keys, ranges, digests, assignment and score of one sample; measured on CIFAR-10
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do, before it does it."""
+
+    inspection: Inspection | None
+    pending_shards: int
+    n_shards: int
+    pending_bytes: int
+    size_bytes: int
+    n_samples: int | None
+    """Samples with an image; None without a preflight."""
+    n_kept: int | None
+    bytes_per_row: int
+    """Of the store; for 384 dimensions until an encoder is known."""
+    output_bytes: int
+
+    @property
+    def n_in_shards(self) -> int | None:
+        """All samples, with or without an image; None without a preflight."""
+        return None if self.inspection is None else self.inspection.n_samples
+
+
+def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *, whole_run: bool = True) -> Plan:
+    """`Plan` of a run: counts, bytes, and what is done already. Reads tar headers unless `corpus.preflight` is off.
+
+    Args:
+        corpus: the input.
+        store: where embeddings are or will be.
+        config: the whole configuration.
+        progress: told while headers are read.
+        whole_run: False checks only what an embedding needs, not clusters and fractions.
+
+    Raises:
+        UsageError: repeated keys, more prototypes than samples, or a fraction that keeps nothing.
+    """
+    pending = pending_shards(store, corpus)
+    inspection = None
+    if config.corpus.preflight and pending:
+        inspection = inspect_corpus(
+            corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
+        )
+        refuse_repeated_keys(inspection)
+        n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
+    else:
+        n = Store(store).n_rows if not pending else None
+    if n == 0 and inspection is not None and not inspection.problems:
+        raise UsageError(
+            f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
+            f"the corpus has {', '.join(inspection.suffixes) or 'none'}; set --image-key"
+        )
+    wanted = config.cluster.n_clusters if whole_run else None
+    if n is not None and wanted is not None and wanted > n:
+        raise UsageError(f"cluster.n_clusters is {wanted} but there are {n} samples; ask for fewer")
+    n_kept = kept_count(n, config.select.keep_fraction) if n and whole_run else None
+    return Plan(
+        inspection=inspection,
+        pending_shards=len(pending),
+        n_shards=len(corpus.shards),
+        pending_bytes=sum(shard.size for shard in pending),
+        size_bytes=corpus.size_bytes,
+        n_samples=n,
+        n_kept=n_kept,
+        bytes_per_row=2 * (Store(store).dim if (store / "store.json").exists() else 384) + ROW_OVERHEAD_BYTES,
+        output_bytes=round(corpus.size_bytes * config.select.keep_fraction),
+    )
