@@ -106,12 +106,13 @@ def build(spec: EncoderSpec) -> TimmEncoder:
     return TimmEncoder(trunk, Preprocess(resolve_data_config(sized, model=trunk)), spec, facts=facts, notes=notes)
 
 
-def create_trunk(model: str, *, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """Model of timm without classifier, in eval mode.
+def create_trunk(model: str, *, pretrained: bool, num_classes: int = 0, **kwargs: Any) -> nn.Module:
+    """Model of timm in eval mode.
 
     Args:
         model: timm name.
         pretrained: download timm's weights (or take them from the cache of an earlier download).
+        num_classes: outputs of the classifier; 0 for none, as all encoders but those whose last layer is a whitening.
         kwargs: for the model; ``img_size`` is left out where the architecture takes images of any size.
 
     Raises:
@@ -119,10 +120,11 @@ def create_trunk(model: str, *, pretrained: bool, **kwargs: Any) -> nn.Module:
         MachineError: the weights cannot be downloaded.
     """
     try:
-        return timm.create_model(model, pretrained=pretrained, num_classes=0, **kwargs).eval()
+        return timm.create_model(model, pretrained=pretrained, num_classes=num_classes, **kwargs).eval()
     except TypeError as error:
         if "img_size" in kwargs:
-            return create_trunk(model, pretrained=pretrained, **{k: v for k, v in kwargs.items() if k != "img_size"})
+            rest = {key: value for key, value in kwargs.items() if key != "img_size"}
+            return create_trunk(model, pretrained=pretrained, num_classes=num_classes, **rest)
         raise UsageError(f"timm cannot create {model!r}: {error}") from error
     except Exception as error:  # requests, httpx, the hub and urllib each have their own tree of errors
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -75,7 +75,7 @@ def test_a_convolution_shared_by_two_norms_is_left_alone():
 
 
 def test_a_probe_takes_bfloat16_only_when_clearly_faster(monkeypatch):
-    monkeypatch.setattr("sspruning.encoders.torch_forward._has_bfloat16", lambda _: True)
+    monkeypatch.setattr("sspruning.encoders.torch_forward.has_bfloat16", lambda _: True)
     monkeypatch.setattr("sspruning.encoders.torch_forward._PROBE_S", 0.0)
     cpu = torch.device("cpu")
     notes = []
@@ -85,7 +85,7 @@ def test_a_probe_takes_bfloat16_only_when_clearly_faster(monkeypatch):
 
 
 def test_without_hardware_for_bfloat16_nothing_is_timed(monkeypatch):
-    monkeypatch.setattr("sspruning.encoders.torch_forward._has_bfloat16", lambda _: False)
+    monkeypatch.setattr("sspruning.encoders.torch_forward.has_bfloat16", lambda _: False)
     assert pick_dtype("auto", torch.device("cpu"), iter(()), []) == torch.float32
 
 

@@ -26,7 +26,13 @@ _COLOUR_DRAWS, _CROP_DRAWS = 6, 5
 
 
 def random_view(
-    images: Tensor, size: int, generator: torch.Generator, *, mean: Sequence[float], std: Sequence[float]
+    images: Tensor,
+    size: int,
+    generator: torch.Generator,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: tuple[float, float] = SCALE,
 ) -> Tensor:
     """One random crop of each image, normalised: (m, 3, size, size) float32.
 
@@ -36,21 +42,22 @@ def random_view(
         generator: on the CPU; the only source of chance, drawn from a fixed number of times per image.
         mean: per channel, in 0..1.
         std: per channel, in 0..1.
+        scale: least and largest share of the image's area that a crop covers.
 
     Source: Chen et al. 2020, arXiv:2002.05709, without blur, as is usual for small images.
     """
     draws = torch.rand(_COLOUR_DRAWS + _CROP_DRAWS, len(images), generator=generator).to(images.device)
     coloured = _recolour(images, draws[:_COLOUR_DRAWS])
-    grid = F.affine_grid(_rectangles(draws[_COLOUR_DRAWS:]), [len(images), 3, size, size], align_corners=False)
+    grid = F.affine_grid(_rectangles(draws[_COLOUR_DRAWS:], scale), [len(images), 3, size, size], align_corners=False)
     crops = F.grid_sample(coloured, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     centre = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
     spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
     return (crops - centre) / spread
 
 
-def _rectangles(draws: Tensor) -> Tensor:
+def _rectangles(draws: Tensor, scale: tuple[float, float]) -> Tensor:
     """(m, 2, 3) affine maps onto random rectangles inside the image, half of them mirrored. draws: (5, m) in [0, 1)."""
-    area = draws[0] * (SCALE[1] - SCALE[0]) + SCALE[0]
+    area = draws[0] * (scale[1] - scale[0]) + scale[0]
     aspect = torch.exp((draws[1] * 2 - 1) * math.log(ASPECT))
     width = (area * aspect).sqrt().clamp(max=1)
     height = (area / aspect).sqrt().clamp(max=1)

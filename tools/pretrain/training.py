@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -16,15 +17,18 @@ from torch import Tensor, nn
 
 from pretrain.augment import random_view
 from pretrain.objectives import OBJECTIVES
+from pretrain.optimizers import make_optimizers
 from pretrain.settings import Settings
+from sspruning.encoders.checkpoint import file_sha256, load_trunk
+from sspruning.encoders.torch_forward import has_bfloat16, pick_device
 from sspruning.errors import DataError, StoreError, UsageError
 from sspruning.records import JSONValue
 from sspruning.storage.atomic import write_bytes
 
-__all__ = ["CHECKPOINT", "LOG", "Trainer"]
+__all__ = ["CHECKPOINT", "LOG", "Trainer", "draw_order"]
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
-MOMENTUM = 0.9
+LOCAL_SCALE = (0.1, 0.4)
 FIRST_STREAM = 1000  # epoch e draws from the generator seeded FIRST_STREAM + e, a million further on for each seed
 LINE_EVERY_S = 20.0
 Say = Callable[[str], None]
@@ -38,25 +42,35 @@ class Trainer:
         pixels: (n, side, side, 3) uint8 images.
         folder: checkpoint and log lie here; a checkpoint of the same run is continued.
         say: takes lines for people.
+        weights: (n,) float64 >= 0: how often each image is seen, in proportion; None: all alike.
 
     Raises:
         DataError: fewer images than one batch.
         StoreError: the folder's checkpoint belongs to other settings or another number of images.
     """
 
-    def __init__(self, settings: Settings, pixels: Tensor, folder: Path, say: Say) -> None:
+    def __init__(
+        self, settings: Settings, pixels: Tensor, folder: Path, say: Say, weights: Tensor | None = None
+    ) -> None:
         if len(pixels) < settings.batch_size:
             raise DataError(f"{len(pixels)} images do not fill one batch of {settings.batch_size}; lower --batch-size")
-        self.settings, self.pixels, self.folder, self.say = settings, pixels, folder, say
-        self.device = _device(settings.device)
+        notes: list[str] = []
+        self.device = pick_device(settings.device, notes)
+        self.settings = settings = replace(settings, precision=_precision(settings.precision, self.device))
+        self.pixels, self.folder, self.say, self.weights = pixels, folder, say, weights
         torch.manual_seed(settings.seed)
         trunk = timm.create_model(settings.model, pretrained=False, num_classes=0, **settings.model_kwargs)
+        if settings.init is not None:
+            notes += load_trunk(trunk, settings.init)
+        for note in notes:
+            say(note)
         objective = OBJECTIVES.resolve(settings.objective)(trunk, int(trunk.num_features), settings)
+        if settings.local_crops and not objective.takes_local:
+            raise UsageError(f"the objective {settings.objective!r} uses no local crops; set local_crops to 0")
         self.objective = objective.to(self.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            _decay_groups(self.objective, settings.weight_decay), lr=settings.learning_rate, momentum=MOMENTUM
-        )
+        self.optimizers = make_optimizers(self.objective, settings)
         self.steps_per_epoch = len(pixels) // settings.batch_size
+        self.init_sha256 = None if settings.init is None else file_sha256(settings.init)
         self.fingerprint = settings.fingerprint(len(pixels))
         self.epoch = 0
         """Epochs that are done."""
@@ -82,10 +96,8 @@ class Trainer:
         self.objective.train()
         size, total, spoken = self.settings.batch_size, 0.0, started
         stream = self.settings.seed * 1_000_000 + FIRST_STREAM + self.epoch
-        generator = torch.Generator().manual_seed(
-            stream
-        )  # so that a resumed run repeats what an interrupted epoch drew
-        order = torch.randperm(len(self.pixels), generator=generator)
+        generator = torch.Generator().manual_seed(stream)  # a resumed run repeats what an interrupted epoch drew
+        order = draw_order(len(self.pixels), self.weights, generator)
         for step in range(self.steps_per_epoch):
             batch = self.pixels[order[step * size : (step + 1) * size]].to(self.device)
             total += self._step(batch, self.epoch * self.steps_per_epoch + step, generator)
@@ -99,37 +111,51 @@ class Trainer:
 
     def _step(self, batch: Tensor, step: int, generator: torch.Generator) -> float:
         """Loss of one optimiser step."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+        share = self._rate_share(step)
+        for optimizer, peak in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
         views = self._views(batch, generator)
         with self._autocast():
-            projected = self.objective(views)
-        loss = self.objective.loss(projected.float())
-        self.optimizer.zero_grad()
+            outputs = self.objective(*views)
+        loss = self.objective.loss([output.float() for output in outputs])
+        for optimizer, _ in self.optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
         self.objective.after_step((step + 1) / (self.settings.epochs * self.steps_per_epoch))
         value = loss.item()
         if not math.isfinite(value):
             raise DataError(f"the loss became {value} at step {step}; lower --learning-rate or use --precision fp32")
         return value
 
-    def _views(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Two random views of each image of (m, side, side, 3) uint8, one batch: the first views, then the second."""
-        images = batch.permute(0, 3, 1, 2).float() / 255
-        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-        views = [
-            random_view(images, self.settings.image_size, generator, mean=self.settings.mean, std=self.settings.std)
-            for _ in range(2)
-        ]
-        return torch.cat([view.to(dtype).contiguous(memory_format=torch.channels_last) for view in views])
+    def _views(self, batch: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Random views of (m, side, side, 3) uint8 images: a batch of two global ones, and one of the local ones.
 
-    def _learning_rate(self, step: int) -> float:
-        """Rate at a step: one epoch of linear rise, under a cosine that falls to zero at the end."""
+        The global batch holds all first views, then all second ones. Without local crops it is alone.
+        """
+        images = batch.permute(0, 3, 1, 2).float() / 255
+        settings = self.settings
+        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        kinds = [(2, settings.train_px, (settings.min_scale, 1.0))]
+        if settings.local_crops:
+            kinds.append((settings.local_crops, settings.local_px, LOCAL_SCALE))
+        found = []
+        for count, side, scale in kinds:
+            views = [
+                random_view(images, side, generator, scale=scale, mean=settings.mean, std=settings.std)
+                for _ in range(count)
+            ]
+            found.append(torch.cat([view.to(dtype).contiguous(memory_format=torch.channels_last) for view in views]))
+        return found
+
+    def _rate_share(self, step: int) -> float:
+        """Share of the peak rate at a step: one epoch of linear rise, under a cosine that falls to zero at the end."""
         warmup = self.steps_per_epoch
         rest = max(1, self.settings.epochs * self.steps_per_epoch - warmup)
         cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / rest))
-        return self.settings.learning_rate * min((step + 1) / warmup, cosine)
+        return min((step + 1) / warmup, cosine)
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.settings.precision == "bf16" else nullcontext()
@@ -147,7 +173,7 @@ class Trainer:
             "fingerprint": self.fingerprint,
             "epoch": self.epoch,
             "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -165,7 +191,8 @@ class Trainer:
                 "give its settings again to continue it, or another --out to start anew"
             )
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for (optimizer, _), held in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
         self.epoch = int(state["epoch"])
         self.say(f"continuing after epoch {self.epoch} of {self.settings.epochs}")
 
@@ -174,17 +201,27 @@ class Trainer:
             stream.write(json.dumps(facts) + "\n")
 
 
-def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters in two groups: matrices and kernels decay, biases and normalisation do not."""
-    kept = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    free = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    return [{"params": kept, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+def draw_order(count: int, weights: Tensor | None, generator: torch.Generator) -> Tensor:
+    """(count,) int64: the images of one epoch in random order, each as often as its weight asks for.
+
+    An image is drawn either the whole number of times below its share or once more (systematic sampling), so equal
+    weights draw each image once.
+
+    Args:
+        count: number of images, and of draws.
+        weights: (count,) float64 >= 0, not all 0; None: all alike.
+        generator: the only source of chance.
+    """
+    if weights is None:
+        return torch.randperm(count, generator=generator)
+    share = weights.double().cumsum(0) * (count / weights.double().sum())
+    places = torch.arange(count, dtype=torch.float64) + torch.rand(1, generator=generator, dtype=torch.float64)
+    drawn = torch.searchsorted(share, places, right=True).clamp_(max=count - 1)
+    return drawn[torch.randperm(count, generator=generator)]
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {error}") from error
+def _precision(asked: str, device: torch.device) -> str:
+    """bf16 or fp32; for `auto` bf16 where the hardware has fast instructions for it."""
+    if asked != "auto":
+        return asked
+    return "bf16" if has_bfloat16(device) else "fp32"
