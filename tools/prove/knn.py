@@ -29,8 +29,8 @@ IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")
 BLOCK_ROWS = 1000
 
 
-def embed_labelled(inputs: Sequence[str], encoder: Encoder, label_suffix: str) -> tuple[F32, I64]:
-    """Unit embeddings (n, d) float32 and labels (n,) int64 of all samples, in corpus order.
+def embed_labelled(inputs: Sequence[str], encoder: Encoder, label_suffix: str, *, unit: bool = True) -> tuple[F32, I64]:
+    """Embeddings (n, d) float32, of unit length if so wanted, and labels (n,) int64 of all samples, in corpus order.
 
     Raises:
         DataError: a sample has no image or no label.
@@ -45,6 +45,8 @@ def embed_labelled(inputs: Sequence[str], encoder: Encoder, label_suffix: str) -
     if batch:
         embeddings.append(encoder.embed(np.stack(batch)))
     rows = np.concatenate(embeddings)
+    if not unit:
+        return rows, np.asarray(labels, np.int64)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), np.asarray(labels, np.int64)
 
 
@@ -91,7 +93,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--test", nargs="+", required=True, metavar="SHARDS", help="the images to label")
     add("--encoder", default="shipped", help="as for `sspruning embed` (default %(default)s)")
     add("--model", help="timm model name, for --encoder timm")
-    add("--checkpoint", help="local weights, for --encoder timm")
+    add("--checkpoint", help="local weights, for --encoder timm; a card, for --encoder card")
     add("--image-size", type=int, help="side of the input in pixels (default: the encoder's own)")
     add("--label-key", default="cls", help="suffix of the member that holds the class number (default %(default)s)")
     add("--k", type=int, default=20, help="neighbours that vote (default %(default)s)")

@@ -1,0 +1,184 @@
+"""Which runs make the proof, in order of value, and the table that their results are appended to."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cifar.downstream import Recipe, predict, steps_of_full, train
+from cifar.images import Labelled, load_labelled
+from cifar.subsets import SSL, Subsets
+
+__all__ = ["Cell", "Row", "plan", "read_rows", "run_cells"]
+
+ALL, RANDOM = "all", "random"
+KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1)
+QUOTED_KEEPS = (0.7, 0.5, 0.3)
+SUPERVISED = ("supervised_prototypes", "el2n", "forgetting", "aum", "memorization")
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One downstream run."""
+
+    schedule: str
+    """epochs: passes over the subset are fixed; iterations: optimiser steps are."""
+    metric: str
+    """What the ranks are made from; none for all and random."""
+    policy: str
+    balance: float
+    k: int
+    """Prototypes; 0: the product's own choice."""
+    keep: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A cell and what came of it."""
+
+    cell: Cell
+    n_train: int
+    steps: int
+    accuracy: float
+    seconds: float
+
+
+def plan() -> list[Cell]:
+    """Every cell of the grid, the most valuable first; a run with less time than it takes does the first ones."""
+    own = [("hard", 0.5), ("easy", 0.5), ("hard", 0.0)]
+    baseline = [Cell("epochs", "none", ALL, 0.0, 0, 1.0, seed) for seed in SEEDS]
+
+    def compare(schedule: str, keeps: Iterable[float], policies: list[tuple[str, float]]) -> Iterator[Cell]:
+        for seed in SEEDS:
+            for keep in keeps:
+                yield Cell(schedule, "none", RANDOM, 0.0, 0, keep, seed)
+                yield from (Cell(schedule, SSL, policy, balance, 0, keep, seed) for policy, balance in policies)
+
+    def against(metrics: Iterable[str], keeps: Iterable[float], seeds: Iterable[int]) -> Iterator[Cell]:
+        for seed in seeds:
+            yield from (Cell("epochs", metric, "hard", 0.5, 0, keep, seed) for metric in metrics for keep in keeps)
+
+    others = [keep for keep in KEEPS if keep not in QUOTED_KEEPS]
+    sweep = [Cell("epochs", SSL, "hard", 0.5, k, keep, 0) for keep in (0.7, 0.3) for k in (10, 30, 100, 300, 1000)]
+    cells = [
+        *baseline,
+        *compare("epochs", QUOTED_KEEPS, own[:2]),
+        *against(SUPERVISED[:3], QUOTED_KEEPS, SEEDS[:1]),
+        *compare("epochs", QUOTED_KEEPS, own[2:]),
+        *compare("iterations", QUOTED_KEEPS, own[:2]),
+        *compare("epochs", others, own),
+        *sweep,
+        *against(SUPERVISED, QUOTED_KEEPS, SEEDS),
+        *compare("iterations", others, own[:2]),
+        *against(SUPERVISED, others, SEEDS),
+    ]
+    return list(dict.fromkeys(cells))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The results in ``path``; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        held = list(csv.DictReader(stream))
+    kinds = {"balance": float, "k": int, "keep": float, "seed": int}
+    return [
+        Row(
+            Cell(**{entry.name: kinds.get(entry.name, str)(line[entry.name]) for entry in fields(Cell)}),
+            int(line["n_train"]),
+            int(line["steps"]),
+            float(line["accuracy"]),
+            float(line["seconds"]),
+        )
+        for line in held
+    ]
+
+
+def append_row(path: Path, row: Row, facts: dict[str, str]) -> None:
+    """One line more in ``path``."""
+    result = {"n_train": row.n_train, "steps": row.steps, "accuracy": f"{row.accuracy:.4f}"}
+    line = {**asdict(row.cell), **result, "seconds": f"{row.seconds:.0f}", **facts}
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(line))
+        if new:
+            writer.writeheader()
+        writer.writerow(line)
+
+
+def run_cell(cell: Cell, data: Labelled, test: Labelled, ranks: np.ndarray | None, recipe: Recipe) -> Row:
+    """`Row` of one cell: train on the kept images, test on the unseen ones. ranks: of the images; None keeps all."""
+    started = time.perf_counter()
+    n = len(data.labels)
+    rows = np.arange(n) if ranks is None else np.flatnonzero(ranks < round(cell.keep * n))
+    size = min(recipe.batch_size, len(rows))
+    steps = recipe.epochs * (len(rows) // size) if cell.schedule == "epochs" else steps_of_full(recipe, n)
+    net = train(data, rows, recipe, seed=cell.seed, steps=steps)
+    accuracy = float((predict(net, test.pixels).argmax(1) == test.labels).mean())
+    return Row(cell, len(rows), steps, accuracy, time.perf_counter() - started)
+
+
+_HELD: dict[str, Labelled] = {}
+
+
+def start_worker(caches: dict[str, Path]) -> None:
+    """Prepare a worker process: one thread, images in memory."""
+    torch.set_num_threads(1)
+    _HELD.update({name: load_labelled("", path) for name, path in caches.items()})
+
+
+def work(cell: Cell, ranks: np.ndarray | None, recipe: Recipe) -> Row:
+    """`run_cell` in a worker process."""
+    return run_cell(cell, _HELD["train"], _HELD["test"], ranks, recipe)
+
+
+def run_cells(
+    cells: list[Cell],
+    subsets: Subsets,
+    caches: dict[str, Path],
+    recipe: Recipe,
+    *,
+    workers: int,
+    deadline: float,
+    done: Callable[[Row], None],
+) -> int:
+    """Number of cells that were left when no more was begun: all are done, or ``deadline`` (`time.monotonic`) came.
+
+    Args:
+        cells: to run, in this order.
+        subsets: makes the ranks, in this process.
+        caches: files of the images of train and test.
+        recipe: of every run.
+        workers: processes, one thread each.
+        deadline: no cell is begun after it.
+        done: told of each row as it comes.
+    """
+    waiting, running = list(cells), set[Future[Row]]()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_worker, initargs=(caches,)) as pool:
+        while running or (waiting and time.monotonic() < deadline):
+            while waiting and len(running) < workers and time.monotonic() < deadline:
+                cell = waiting.pop(0)
+                running.add(pool.submit(work, cell, ranks_of(cell, subsets), recipe))
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                done(future.result())
+    return len(waiting)
+
+
+def ranks_of(cell: Cell, subsets: Subsets) -> np.ndarray | None:
+    """Ranks of the images for a cell; None for all. A random subset is drawn anew for each seed."""
+    if cell.policy == ALL:
+        return None
+    seed = cell.seed if cell.policy == RANDOM else 0
+    return subsets.ranks(cell.metric, cell.policy, balance=cell.balance, k=cell.k or None, seed=seed)
