@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What whitening does to an encoder: k-NN accuracy and how well clusters agree with classes, for several exponents.
+r"""What whitening does to an encoder: k-NN accuracy and how well clusters agree with classes, for several exponents.
 
-    python tools/prove/whitening.py --train 'cifar10/train-*.tar' --test 'cifar10/test-*.tar' \\
+    python tools/prove/whitening.py --train 'cifar10/train-*.tar' --test 'cifar10/test-*.tar' \
         --encoder card --checkpoint runs/shipped-first/encoder.json
 
-The whitening is fitted to train images without labels, as `tools/pretrain_encoder.py --whiten` does; labels are read for
-the evaluation alone. Prints a table as CSV: for each exponent the k-NN accuracy (k = 20, temperature 0.07), and purity
-and normalised mutual information of spherical k-means with 10, 100 and 300 clusters of the train images.
+The whitening is fitted to train images without labels, as `tools/pretrain_encoder.py --whiten` does; labels are read
+for the evaluation alone. Prints a table as CSV: for each exponent the k-NN accuracy (k = 20, temperature 0.07), and
+purity and normalised mutual information of spherical k-means with 10, 100 and 300 clusters of the train images.
 """
 
 from __future__ import annotations
