@@ -61,12 +61,14 @@ Shards = Annotated[
 
 
 EncoderName = Annotated[
-    str | None, typer.Option(help="shipped, timm, custom, pixels, or a preset such as dinov2-vits14.")
+    str | None, typer.Option(help="shipped, timm, card, custom, pixels, or a preset such as dinov2-vits14.")
 ]
 
 Model = Annotated[str | None, typer.Option(help="timm model name (encoder timm).")]
 
-Checkpoint = Annotated[str | None, typer.Option(help="Local safetensors or state-dict file for the model.")]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="Local safetensors or state-dict file for the model, or the card (encoder card).")
+]
 
 Factory = Annotated[str | None, typer.Option(help="package.module:function for the encoder custom.")]
 

@@ -61,11 +61,11 @@ class EncoderSpec:
     """What to build in a worker to turn images into embeddings. Small and picklable."""
 
     name: str = "shipped"
-    """A name of the table in ``sspruning.encoders`` (`shipped`, `timm`, `custom`, `pixels`) or a preset's name."""
+    """`shipped`, `timm`, `card`, `custom` or `pixels` of the table in ``sspruning.encoders``, or a preset's name."""
     model: str | None = None
     """timm model name; for `timm` only. A preset sets it."""
     checkpoint: str | None = None
-    """Local safetensors or state-dict file that replaces timm's own pretrained weights."""
+    """Local safetensors or state-dict file that replaces timm's own pretrained weights; for `card` the card."""
     factory: str | None = None
     """``package.module:function`` for `custom`."""
     image_size: int | None = None

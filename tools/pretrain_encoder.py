@@ -81,6 +81,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def settings_of(options: argparse.Namespace) -> Settings:
     """`Settings` of the configuration file, with the options on top."""
     taken = read_settings(options.config) if options.config is not None else {}
+    if options.model not in (None, taken.get("model", Settings().model)):
+        taken.pop("model_kwargs", None)  # they are those of the file's model
     names = [entry.name for entry in fields(Settings)]
     taken.update({name: getattr(options, name) for name in names if getattr(options, name) is not None})
     if options.model_kwargs is not None:

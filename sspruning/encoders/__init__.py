@@ -50,6 +50,7 @@ ENCODERS: Registry[Callable[[EncoderSpec], Encoder]] = Registry(
     {
         "shipped": "sspruning.encoders.shipped:build",
         "timm": "sspruning.encoders.timm_encoder:build",
+        "card": "sspruning.encoders.card:build",
         "custom": "sspruning.encoders.custom:build",
         "pixels": "sspruning.encoders.pixels:build",
     },

@@ -47,7 +47,7 @@ def load_trunk(model: nn.Module, path: str | Path) -> list[str]:
     """Lines that tell what the file held beyond the trunk; ``model`` then carries the file's weights.
 
     Args:
-        model: timm model without classifier (``num_classes=0``).
+        model: timm model without classifier (``num_classes=0``), or with one that the file holds too.
         path: safetensors or state-dict file, its tensors under any of the common prefixes.
 
     Raises:
@@ -65,7 +65,8 @@ def load_trunk(model: nn.Module, path: str | Path) -> list[str]:
     if missing:
         raise UsageError(
             f"{path}: {len(missing)} of {len(wanted)} tensors of the model are missing: {_listed(missing)}; "
-            f"the file holds {_listed(tensors)}; check that --model names the architecture it was trained with"
+            f"the file holds {_listed(tensors)}; "
+            "check that --model (or the card) names the architecture it was trained with"
         )
     wrong = [
         f"{n} {tuple(inner[n].shape)} != {tuple(t.shape)}"
@@ -73,7 +74,9 @@ def load_trunk(model: nn.Module, path: str | Path) -> list[str]:
         if n in inner and inner[n].shape != t.shape
     ]
     if wrong:
-        raise UsageError(f"{path}: shapes differ (file != model): {_listed(wrong)}; check --model and the image size")
+        raise UsageError(
+            f"{path}: shapes differ (file != model): {_listed(wrong)}; check --model (or the card) and the image size"
+        )
     model.load_state_dict({n: inner[n] for n in wanted if n in inner}, strict=False)
     return notes + _leftovers([n for n in inner if n not in wanted], outside)
 

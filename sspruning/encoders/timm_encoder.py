@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sspruning.records import F32, EncoderSpec, JSONValue
 
-__all__ = ["TimmEncoder", "build", "create_trunk"]
+__all__ = ["TimmEncoder", "build", "check_model_name", "create_trunk"]
 
 
 class TimmEncoder:
@@ -31,7 +31,7 @@ class TimmEncoder:
     whole batch at once on the device, equal to timm's own transform within float32 rounding.
 
     Args:
-        trunk: timm model without classifier, on the CPU; batch norms are folded into its convolutions.
+        trunk: timm model whose output is the embedding, on the CPU; batch norms are folded into its convolutions.
         preprocess: made from the model's data configuration.
         spec: device, dtype, batch size and so on.
         facts: entries of ``identity`` that the caller knows: encoder, model, weights_sha256.
@@ -97,7 +97,7 @@ def build(spec: EncoderSpec) -> TimmEncoder:
         raise UsageError("encoder 'timm' takes no factory; use encoder 'custom'")
     if spec.model is None:
         raise UsageError("encoder 'timm' needs a model name, for example --model resnet50.a1_in1k")
-    _check_name(spec.model, has_checkpoint=spec.checkpoint is not None)
+    check_model_name(spec.model, has_checkpoint=spec.checkpoint is not None)
     sized = {} if spec.image_size is None else {"img_size": spec.image_size}
     trunk = create_trunk(spec.model, pretrained=spec.checkpoint is None, **sized)
     notes = load_trunk(trunk, spec.checkpoint) if spec.checkpoint is not None else []
@@ -137,7 +137,12 @@ def create_trunk(model: str, *, pretrained: bool, num_classes: int = 0, **kwargs
         ) from error
 
 
-def _check_name(model: str, *, has_checkpoint: bool) -> None:
+def check_model_name(model: str, *, has_checkpoint: bool) -> None:
+    """Nothing, if timm knows the model; names that only a hub can know pass.
+
+    Raises:
+        UsageError: no such architecture (with the nearest names) or weights tag, or no weights and no checkpoint.
+    """
     if ":" in model:  # hf-hub:owner/name and the like: only the hub knows these
         return
     architecture, _, tag = model.partition(".")

@@ -34,13 +34,19 @@ def weights(model, seed):
     return {k: noise[k] if v.ndim == 1 else (noise[k] - 0.5).to(v.dtype) for k, v in model.state_dict().items()}
 
 
-def shipped_spec(folder, seed, monkeypatch):
-    kwargs = {"channels": [8, 8, 16, 16]}
-    save_file(weights(timm.create_model("resnet10t", num_classes=0, **kwargs), seed), folder / "shipped.safetensors")
+def write_card(path, seed, num_classes=0):
+    kwargs = {"channels": [8, 8, 16, 16], "num_classes": num_classes}
+    file = path.with_suffix(".safetensors")
+    save_file(weights(timm.create_model("resnet10t", **kwargs), seed), file)
     card = {"architecture": "resnet10t", "model_kwargs": kwargs, "image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     card |= {"interpolation": "bicubic", "crop_pct": 1.0}
-    card["sha256"] = hashlib.sha256((folder / "shipped.safetensors").read_bytes()).hexdigest()
-    (folder / "shipped.json").write_text(json.dumps(card))
+    card["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    path.write_text(json.dumps(card))
+    return path
+
+
+def shipped_spec(folder, seed, monkeypatch):
+    write_card(folder / "shipped.json", seed)
     monkeypatch.setattr(shipped, "WEIGHTS_DIR", folder)
     return EncoderSpec(name="shipped")
 
@@ -48,6 +54,10 @@ def shipped_spec(folder, seed, monkeypatch):
 def timm_spec(folder, seed, _):
     save_file(weights(timm.create_model("test_resnet", num_classes=0), seed), folder / "w.safetensors")
     return EncoderSpec(name="timm", model="test_resnet", checkpoint=str(folder / "w.safetensors"), image_size=48)
+
+
+def card_spec(folder, seed, _):
+    return EncoderSpec(name="card", checkpoint=str(write_card(folder / "own.json", seed, num_classes=16)))
 
 
 def custom_spec(folder, seed, monkeypatch):
@@ -60,6 +70,7 @@ def custom_spec(folder, seed, monkeypatch):
 SPECS = {
     "shipped": shipped_spec,
     "timm": timm_spec,
+    "card": card_spec,
     "custom": custom_spec,
     "pixels": lambda *_: EncoderSpec(name="pixels"),
 }

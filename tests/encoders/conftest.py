@@ -26,7 +26,7 @@ def trained_model():
 
     def make(name, seed=0, **kwargs):
         torch.manual_seed(seed)
-        model = timm.create_model(name, num_classes=0, **kwargs)
+        model = timm.create_model(name, **{"num_classes": 0, **kwargs})
         norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.running_mean.normal_(0, 0.5)
@@ -39,16 +39,14 @@ def trained_model():
 
 
 @pytest.fixture
-def shipped_folder(tmp_path, trained_model):
-    """Return ``make(seed, half)``: a folder with a card and weights like the ones that are shipped."""
+def write_card():
+    """Return ``write(path, model, half, **changes)``: the path of a card for a `resnet10t`, now beside its weights."""
 
-    def make(seed=0, *, half=True):
-        folder = tmp_path / f"shipped-{seed}-{half}"
-        folder.mkdir()
-        weights = trained_model("resnet10t", seed, **MODEL_KWARGS).state_dict()
+    def write(path, model, *, half=True, **changes):
+        weights = model.state_dict()
         if half:
             weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-        save_file(weights, folder / "shipped.safetensors")
+        save_file(weights, path.with_suffix(".safetensors"))
         card = {
             "architecture": "resnet10t",
             "model_kwargs": MODEL_KWARGS,
@@ -57,9 +55,22 @@ def shipped_folder(tmp_path, trained_model):
             "std": [0.25, 0.24, 0.26],
             "interpolation": "bicubic",
             "crop_pct": 1.0,
-            "sha256": hashlib.sha256((folder / "shipped.safetensors").read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest(),
         }
-        (folder / "shipped.json").write_text(json.dumps(card))
+        path.write_text(json.dumps(card | changes))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def shipped_folder(tmp_path, trained_model, write_card):
+    """Return ``make(seed, half)``: a folder with a card and weights like the ones that are shipped."""
+
+    def make(seed=0, *, half=True):
+        folder = tmp_path / f"shipped-{seed}-{half}"
+        folder.mkdir()
+        write_card(folder / "shipped.json", trained_model("resnet10t", seed, **MODEL_KWARGS), half=half)
         return folder
 
     return make

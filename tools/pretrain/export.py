@@ -36,7 +36,7 @@ def export_trunk(trainer: Trainer, folder: Path, name: str, *, data: str, comman
     whiten = settings.whiten if trainer.epoch == settings.epochs else 0.0
     if whiten:
         trunk = _whitened(trainer, whiten)
-        kwargs["num_classes"] = int(trunk.num_features)
+        kwargs["num_classes"] = trainer.dim
     digest, _ = write_bytes(
         folder / f"{name}.safetensors", save({key: _stored(value) for key, value in trunk.state_dict().items()})
     )
@@ -82,9 +82,7 @@ def whitening(features: Tensor, exponent: float) -> Tensor:
 def _whitened(trainer: Trainer, exponent: float) -> nn.Module:
     """A timm model with the trunk's weights and, as its classifier, the whitening of its features."""
     settings, trunk = trainer.settings, trainer.trunk
-    made = timm.create_model(
-        settings.model, pretrained=False, **{**settings.model_kwargs, "num_classes": int(trunk.num_features)}
-    )
+    made = timm.create_model(settings.model, pretrained=False, **{**settings.model_kwargs, "num_classes": trainer.dim})
     made.load_state_dict(trunk.state_dict(), strict=False)
     features = _features(trainer)
     matrix = whitening(features, exponent).half()  # as it is stored; the offset belongs to the rounded matrix

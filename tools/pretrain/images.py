@@ -91,7 +91,7 @@ def read_weights(selection: Path, keys: Sequence[str]) -> F64 | None:
 
     Raises:
         StoreError: not a selection.
-        DataError: an image is none of the selection's kept samples.
+        DataError: an image is none of the selection's kept samples, or the weights are no weights.
     """
     held: dict[str, float] = {}
     for table in SelectionFile.open(selection).groups(["key", "weight", "kept"]):
@@ -104,6 +104,11 @@ def read_weights(selection: Path, keys: Sequence[str]) -> F64 | None:
             f"{strange[0]!r}; name the selection of these shards with --selection, or --selection none"
         )
     weights = np.array([held[key] for key in keys], np.float64)
+    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
+        raise DataError(
+            f"{selection}: weights go from {weights.min():g} to {weights.max():g}; expected finite numbers, none below "
+            "0 and not all 0; mend the column or ignore it with --selection none"
+        )
     return None if (weights == weights[0]).all() else weights
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from pretrain.objectives import Objective
 from pretrain.settings import Settings
 
 __all__ = ["Muon", "make_optimizers"]
@@ -53,20 +54,27 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return found.T if matrix.shape[0] > matrix.shape[1] else found
 
 
-def make_optimizers(module: nn.Module, settings: Settings) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Optimisers of the module's parameters, each with its peak rate. Biases and normalisation do not decay."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def make_optimizers(objective: Objective, settings: Settings) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Optimisers of the objective's parameters, each with its peak rate. Biases and normalisation do not decay.
+
+    Where Muon is asked for, SGD still moves the trunk's first layer, and embeddings of shape (1, ...), as of a ViT.
+    """
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.ndim > 1]
     vectors = [parameter for parameter in trained if parameter.ndim <= 1]
-    first, rest = (matrices[:1], matrices[1:]) if settings.optimizer == "muon" else (matrices, [])
+    plain, turned = matrices, []
+    if settings.optimizer == "muon":
+        first = next(parameter for parameter in objective.trunk.parameters() if parameter.ndim > 1 < len(parameter))
+        plain = [parameter for parameter in matrices if parameter is first or len(parameter) == 1]
+        turned = [parameter for parameter in matrices if parameter is not first and len(parameter) > 1]
     groups = [
-        {"params": first, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    plain = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=MOMENTUM)
-    made: list[tuple[torch.optim.Optimizer, float]] = [(plain, settings.learning_rate)]
-    if rest:
+    sgd = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=MOMENTUM)
+    made: list[tuple[torch.optim.Optimizer, float]] = [(sgd, settings.learning_rate)]
+    if turned:
         decay = settings.weight_decay / settings.matrix_rate  # so that a step at the peak rate shrinks by weight_decay
-        muon = Muon(rest, lr=settings.matrix_rate, weight_decay=decay)
+        muon = Muon(turned, lr=settings.matrix_rate, weight_decay=decay)
         made.append((muon, settings.matrix_rate))
     return made

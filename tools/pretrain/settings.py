@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from sspruning.encoders.checkpoint import file_sha256
 from sspruning.errors import ConfigError, UsageError
@@ -69,9 +70,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, before anything is read."""
-        for name in ("image_size", "cache_px", "epochs", "local_px", "norm_batch"):
+        for name in ("image_size", "cache_px", "epochs", "local_px", "norm_batch", "train_px"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+                raise UsageError(f"{name.replace('train', 'crop')} is {getattr(self, name)}; it must be 1 or more")
+        if "num_classes" in self.model_kwargs:
+            raise UsageError("model_kwargs must not set num_classes: the trunk is trained without a last layer")
         if self.batch_size < 2:
             raise UsageError(f"batch_size is {self.batch_size}; contrast between images needs at least 2")
         if min(self.learning_rate, self.temperature, self.matrix_rate) <= 0 or self.weight_decay < 0:
@@ -89,11 +92,18 @@ class Settings:
     @property
     def train_px(self) -> int:
         """Side of the training crops in pixels."""
-        return self.crop_px or self.image_size
+        return self.image_size if self.crop_px is None else self.crop_px
 
-    def fingerprint(self, image_count: int) -> str:
-        """16 hex digits that a checkpoint carries, so that it is only continued with what it was made from."""
+    def fingerprint(self, image_count: int, weights: Tensor | None = None) -> str:
+        """16 hex digits that a checkpoint carries, so that it is only continued with what it was made from.
+
+        Args:
+            image_count: number of images.
+            weights: (n,) float64, how often each is seen; None: all alike.
+        """
         facts = {**asdict(self), "image_count": image_count}
+        if weights is not None:
+            facts["weights"] = hashlib.sha256(weights.double().numpy().tobytes()).hexdigest()
         if self.init is not None:
             facts["init"] = file_sha256(self.init)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -103,14 +113,29 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Names and values of a YAML file that holds settings.
 
     Raises:
-        ConfigError: unreadable, not a mapping, or a name that `Settings` does not have.
+        ConfigError: unreadable, not a mapping, a name that `Settings` does not have, or a value of another type.
     """
     try:
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
-    known = {entry.name for entry in fields(Settings)}
-    if not isinstance(held, dict) or not set(held) <= known:
-        strange = sorted(map(str, set(held) - known)) if isinstance(held, dict) else type(held).__name__
+    known = {entry.name: str(entry.type) for entry in fields(Settings)}
+    if not isinstance(held, dict) or not set(held) <= set(known):
+        strange = sorted(map(str, set(held) - set(known))) if isinstance(held, dict) else type(held).__name__
         raise ConfigError(f"{path}: expected a mapping of {', '.join(sorted(known))}; got {strange}")
+    for name, value in held.items():
+        if not _is_of_type(value, known[name]):
+            hint = "; YAML takes 5e-4 for text, write 5.0e-4" if known[name] == "float" else ""
+            raise ConfigError(f"{path}: {name} is {value!r}; expected {known[name]}{hint}")
     return held
+
+
+def _is_of_type(value: object, annotation: str) -> bool:
+    """True if a value read from YAML is what the annotation of a setting says."""
+    kind, _, optional = annotation.partition(" | ")
+    if value is None:
+        return optional == "None"
+    if isinstance(value, list):
+        return kind.startswith("tuple") and all(_is_of_type(entry, "float") for entry in value)
+    types = {"int": int, "float": int | float, "str": str}
+    return isinstance(value, types.get(kind, dict)) and not isinstance(value, bool) and not kind.startswith("tuple")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from pretrain.objectives import OBJECTIVES
 from pretrain.optimizers import make_optimizers
 from pretrain.settings import Settings
 from sspruning.encoders.checkpoint import file_sha256, load_trunk
+from sspruning.encoders.timm_encoder import create_trunk
 from sspruning.encoders.torch_forward import has_bfloat16, pick_device
 from sspruning.errors import DataError, StoreError, UsageError
 from sspruning.records import JSONValue
@@ -46,7 +47,9 @@ class Trainer:
 
     Raises:
         DataError: fewer images than one batch.
-        StoreError: the folder's checkpoint belongs to other settings or another number of images.
+        UsageError: timm does not know the model, or the objective does not take the settings.
+        StoreError: the folder's checkpoint is damaged, or belongs to other settings, weights or another number of
+            images.
     """
 
     def __init__(
@@ -59,19 +62,21 @@ class Trainer:
         self.settings = settings = replace(settings, precision=_precision(settings.precision, self.device))
         self.pixels, self.folder, self.say, self.weights = pixels, folder, say, weights
         torch.manual_seed(settings.seed)
-        trunk = timm.create_model(settings.model, pretrained=False, num_classes=0, **settings.model_kwargs)
+        trunk = create_trunk(settings.model, pretrained=False, **settings.model_kwargs)
         if settings.init is not None:
             notes += load_trunk(trunk, settings.init)
         for note in notes:
             say(note)
-        objective = OBJECTIVES.resolve(settings.objective)(trunk, int(trunk.num_features), settings)
+        self.dim = int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
+        """Length of the trunk's output."""
+        objective = OBJECTIVES.resolve(settings.objective)(trunk, self.dim, settings)
         if settings.local_crops and not objective.takes_local:
             raise UsageError(f"the objective {settings.objective!r} uses no local crops; set local_crops to 0")
         self.objective = objective.to(self.device, memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.objective, settings)
         self.steps_per_epoch = len(pixels) // settings.batch_size
         self.init_sha256 = None if settings.init is None else file_sha256(settings.init)
-        self.fingerprint = settings.fingerprint(len(pixels))
+        self.fingerprint = settings.fingerprint(len(pixels), weights)
         self.epoch = 0
         """Epochs that are done."""
         self._resume()
@@ -183,11 +188,14 @@ class Trainer:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != self.fingerprint:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            made_with = state["fingerprint"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is damaged ({str(error)[:80]}); delete it to start anew") from error
+        if made_with != self.fingerprint:
             raise StoreError(
-                f"{path} was made with other settings or other images ({state['fingerprint']}, now "
-                f"{self.fingerprint}); "
+                f"{path} was made with other settings, weights or images ({made_with}, now {self.fingerprint}); "
                 "give its settings again to continue it, or another --out to start anew"
             )
         self.objective.load_state_dict(state["objective"])
@@ -214,9 +222,11 @@ def draw_order(count: int, weights: Tensor | None, generator: torch.Generator) -
     """
     if weights is None:
         return torch.randperm(count, generator=generator)
-    share = weights.double().cumsum(0) * (count / weights.double().sum())
+    total = weights.double().cumsum(0)
+    share = total / total[-1] * count
     places = torch.arange(count, dtype=torch.float64) + torch.rand(1, generator=generator, dtype=torch.float64)
-    drawn = torch.searchsorted(share, places, right=True).clamp_(max=count - 1)
+    last = int(weights.nonzero().max())  # the last place may be rounded up to ``count``, which lies behind all images
+    drawn = torch.searchsorted(share, places, right=True).clamp_(max=last)
     return drawn[torch.randperm(count, generator=generator)]
 
 
