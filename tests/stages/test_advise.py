@@ -81,7 +81,7 @@ def test_there_is_a_known_policy_and_a_reason_for_whatever_is_observed(n, sizes,
         (50_000, 2000, "imported", 0.8, "hard"),
         (50_000, 200, "random", 0.8, "random"),
         (10_000, 100, "prototype_margin", 0.8, "hard"),
-        (9_999, 100, "prototype_margin", 0.8, "easy"),
+        (9_999, 100, "prototype_margin", 0.8, "random"),
         (9_999, 100, "prototype_margin", 0.4, "random"),
     ],
 )
@@ -226,11 +226,18 @@ def test_auto_that_comes_to_the_same_policy_leaves_the_shards_alone(store, setti
     assert small.stamps(tmp_path / "out") == before
 
 
-def test_scarce_data_with_few_prototypes_are_kept_easy_and_a_balance_of_ones_own_stays(store, settings):
+def test_plentiful_data_are_kept_hard_and_a_balance_of_ones_own_stays(store, settings, monkeypatch):
+    monkeypatch.setattr("sspruning.stages.advise.PLENTY", 10)
     config = settings("select.keep=auto", "cluster.n_clusters=1", "select.balance=0.25")
     found, said, _ = selected(store, config)
-    assert (found.settings["keep"], found.settings["balance"]) == ("easy", 0.25)
+    assert (found.settings["keep"], found.settings["balance"]) == ("hard", 0.25)
     assert any("balance stays 0.25" in note for note in said)
+
+
+def test_scarce_data_are_kept_at_random(store, settings):
+    found, said, _ = selected(store, settings("select.keep=auto", "cluster.n_clusters=1"))
+    assert found.settings["keep"] == "random"
+    assert any("the evidence disagrees" in note for note in said)
 
 
 def test_the_settings_keep_auto(store, settings):

@@ -54,6 +54,7 @@ class TreeMemory:
                 figures = _kilobytes(f"/proc/{pid}/smaps_rollup")
                 pss, rss, count = pss + figures["Pss"], rss + figures["Rss"], count + 1
                 self._marks[pid] = max(self._marks.get(pid, 0), _kilobytes(f"/proc/{pid}/status")["VmHWM"])
+        pss = min(pss, rss)  # our part may hold pages that the tree does not have; no page of the tree is not in RSS
         self.pss, self.rss, self.processes = max(self.pss, pss), max(self.rss, rss), max(self.processes, count)
         self.largest_rss = max(self._marks.values(), default=0)
 
