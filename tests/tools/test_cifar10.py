@@ -341,6 +341,8 @@ def test_the_command_goes_on_with_what_is_missing_and_refuses_another_recipe(tmp
     assert {r.cell.policy for r in first} == {"random"}
     assert grid.read_rows(tmp_path / "results/cifar10.csv") == first
     assert "every cell is done" in capsys.readouterr().out
+    assert not (tmp_path / "results/supervised.csv").exists()
+    assert cifar10.main([*common, "--epochs", "1", "--match", "epochs,el2n", "--minutes", "0"]) == 0
     assert (tmp_path / "results/supervised.csv").read_text().startswith("score,ssl_prototypes,el2n")
     assert cifar10.main([*common, "--epochs", "2"]) == 2
     assert "another recipe" in capsys.readouterr().err

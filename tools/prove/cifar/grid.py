@@ -17,7 +17,7 @@ from cifar.downstream import Recipe, predict, steps_of_full, train
 from cifar.images import Labelled, load_labelled
 from cifar.subsets import SSL, Subsets
 
-__all__ = ["Cell", "Row", "plan", "read_rows", "run_cells"]
+__all__ = ["SUPERVISED", "Cell", "Row", "plan", "read_rows", "run_cells"]
 
 ALL, RANDOM = "all", "random"
 KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1)
