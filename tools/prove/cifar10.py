@@ -15,6 +15,7 @@ import argparse
 import datetime as dt
 import json
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent)]
 
 from cifar.downstream import Recipe, SmallResNet  # noqa: E402 - beside this script
-from cifar.grid import SUPERVISED, Row, append_row, plan, read_rows, run_cells  # noqa: E402
+from cifar.grid import SUPERVISED, Cell, Row, append_row, plan, read_rows, run_cells  # noqa: E402
 from cifar.images import Labelled, load_labelled  # noqa: E402
 from cifar.report import write_report  # noqa: E402
 from cifar.subsets import SSL, Subsets  # noqa: E402
@@ -59,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     run.add_argument("--workers", type=int, default=2, help="processes, one thread each (default %(default)s)")
     run.add_argument("--members", type=int, default=6, help="networks of the supervised scores (default %(default)s)")
     run.add_argument("--epochs", type=int, default=Recipe().epochs, help="of a downstream run (default %(default)s)")
-    run.add_argument("--match", default="", help="only cells whose names contain this, for example epochs,ssl")
+    run.add_argument("--match", default="", help="only cells whose schedule,metric,policy match this pattern")
     for command in (run, commands.add_parser("report", help="tables and figures of the rows")):
         command.add_argument("--results", type=Path, default=RESULTS, help="folder of cifar10.csv (default: beside)")
     return parser.parse_args(arguments)
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     facts = _facts(recipe)
     _refuse_other_recipe(table, facts["recipe"])
     held = {row.cell for row in read_rows(table)}
-    cells = [cell for cell in plan() if cell not in held and options.match in f"{cell.schedule},{cell.metric}"]
+    cells = [cell for cell in plan() if cell not in held and re.search(options.match, name_of(cell))]
     say(f"{len(held)} cells are done, {len(cells)} to do")
     if any(cell.metric in SUPERVISED for cell in cells):
         _supervised(options, subsets, data, recipe)
@@ -90,6 +91,11 @@ def run(options: argparse.Namespace) -> None:
 
     left = run_cells(cells, subsets, caches, recipe, workers=options.workers, deadline=deadline, done=done)
     say(f"{left} cells are left" if left else "every cell is done")
+
+
+def name_of(cell: Cell) -> str:
+    """What --match looks at."""
+    return f"{cell.schedule},{cell.metric},{cell.policy}"
 
 
 def _supervised(options: argparse.Namespace, subsets: Subsets, data: Labelled, recipe: Recipe) -> None:
