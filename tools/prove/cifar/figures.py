@@ -43,12 +43,12 @@ def draw_accuracy(summaries: Sequence[Summary], path: Path) -> Path:
             if chosen:
                 keep, difference, width = np.array(chosen).T
                 panel.errorbar(
-                    keep, difference, np.nan_to_num(width), label=label, color=colour, linestyle=line, marker=mark,
+                    keep, difference, width, label=label, color=colour, linestyle=line, marker=mark,
                     markersize=4, capsize=2, linewidth=1.4,
                 )  # fmt: skip
         panel.axhline(0, color=GREY, linewidth=1)
         panel.set(xlabel="fraction kept", title=f"fixed {schedule}")
-    panels[0][0].set_ylabel("accuracy minus random, points\n(95 % intervals over seeds)")
+    panels[0][0].set_ylabel("accuracy minus random, points\n(95 % intervals over seeds; none for one seed)")
     panels[0][0].legend(frameon=False, fontsize=8)
     return _save(figure, path)
 
