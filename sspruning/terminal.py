@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 from collections.abc import Callable
@@ -71,9 +72,22 @@ def console(events: Path | None = None) -> ConsoleProgress:
     return ConsoleProgress(events, quiet=settings.quiet)
 
 
+STOP_WITHIN_S = 20  # after a signal; stopping workers takes a second, and a stop that hangs is cut off
+STOPPED = "stopped; run the same command again, it goes on from here"
+
+
 def stopped(_number: int, _frame: object) -> None:
-    """Signal handler: stop as an interrupt from the keyboard does."""
+    """Signal handler: stop as an interrupt from the keyboard does, within a bounded time."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, cut_off)
+        signal.setitimer(signal.ITIMER_REAL, STOP_WITHIN_S)
     raise KeyboardInterrupt
+
+
+def cut_off(_number: int, _frame: object) -> None:
+    """Signal handler: leave at once; workers die with this process, and the next run sweeps what they left."""
+    os.write(2, f"sspruning: {STOPPED}\n".encode())
+    os._exit(InterruptedRunError.exit_code)
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -87,9 +101,12 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         except SSPruningError as error:
             fail(error)
         except KeyboardInterrupt:
-            fail(InterruptedRunError("stopped; run the same command again, it goes on from here"))
+            fail(InterruptedRunError(STOPPED))
         except MemoryError:
             fail(MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size"))
+        finally:
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     return guarded
 
