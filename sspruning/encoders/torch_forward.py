@@ -208,7 +208,7 @@ def pick_dtype(requested: str, device: torch.device, times: Iterator[float], not
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """True where the device has instructions for bfloat16; without them autocast is a hundred times slower."""
+    """True where the device has instructions for bfloat16; without them a GEMM ran 80 times slower (AVX2)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":

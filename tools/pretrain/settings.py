@@ -51,7 +51,7 @@ class Settings:
     """Images per step; each is seen in two views. What is left over at the end of an epoch waits for the next."""
     norm_batch: int = 128
     """Views in one pass through the trunk; batch norm sees them alone. On a processor 128 ran 1.26 times as fast as
-    512 (resnet10t, 48 pixels, one core)."""
+    512 (resnet10t, 48 pixels, one core, one trial)."""
     optimizer: str = "sgd"
     """sgd, or muon: orthogonalised steps for kernels and matrices, sgd for the first layer and for vectors."""
     learning_rate: float = 0.3
