@@ -13,7 +13,7 @@ RECIPE = ("--model-kwargs", f"channels={','.join(map(str, CHANNELS))}", "--image
 RECIPE += ("--epochs", "2", "--batch-size", "16", "--precision", "fp32", "--device", "cpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
     import torch  # here, as the other tools' tests need none
 

@@ -27,6 +27,7 @@ from cifar.subsets import SSL, Subsets  # noqa: E402
 
 sys.path.remove(str(PROVE))
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = Recipe(widths=(8, 8, 16), epochs=4, batch_size=32, learning_rate=0.1)
 
 
@@ -48,14 +49,6 @@ def write_shards(folder, counts, seed):
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
     return str(folder / "*.tar")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
