@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     run.add_argument("--work", type=Path, required=True, help="folder for store, scores and caches")
     run.add_argument("--minutes", type=float, default=60.0, help="no run is begun after this (default %(default)s)")
     run.add_argument("--workers", type=int, default=2, help="processes, one thread each (default %(default)s)")
-    run.add_argument("--members", type=int, default=6, help="networks of the supervised scores (default %(default)s)")
+    run.add_argument("--members", type=int, default=4, help="networks of the supervised scores (default %(default)s)")
     run.add_argument("--epochs", type=int, default=Recipe().epochs, help="of a downstream run (default %(default)s)")
     run.add_argument("--match", default="", help="only cells whose schedule,metric,policy match this pattern")
     for command in (run, commands.add_parser("report", help="tables and figures of the rows")):
