@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ __all__ = [
     "U32",
     "U64",
     "BoolArray",
+    "Candidates",
     "EmbedReport",
     "EmbeddingChunk",
     "EncoderSpec",
@@ -28,6 +29,7 @@ __all__ = [
     "ScoringChunk",
     "Selection",
     "ShardRef",
+    "Vectors",
 ]
 
 F16: TypeAlias = NDArray[np.float16]
@@ -131,6 +133,74 @@ class ScoringChunk:
     """(m,) number of samples of the whole store that share ``label``."""
     tie: U64
     """(m,) seeded hash of the sample's key: uniform, independent of order and worker count."""
+
+
+class Vectors:
+    """Rows of embeddings that are read when they are asked for: an array, or a memory map larger than memory."""
+
+    def __init__(self, array: F16 | F32, rows: I64 | None = None) -> None:
+        """Look at ``rows`` of an (n, d) array; None: at all of it. Nothing is read yet."""
+        self._array = array
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._array) if self._rows is None else len(self._rows)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions."""
+        return int(self._array.shape[1])
+
+    def __getitem__(self, rows: slice | I64) -> F32:
+        """(m, d) float32 copies of the given rows, exactly the stored values."""
+        found = self._array[rows] if self._rows is None else self._array[self._rows[rows]]
+        return np.array(found, np.float32)
+
+    def take(self, rows: I64) -> Vectors:
+        """The same for some of the rows, still unread."""
+        return Vectors(self._array, rows if self._rows is None else self._rows[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Everything that a filter or a policy may look at, for n samples in store order."""
+
+    score: F32
+    """(n,) larger = harder."""
+    cluster: I32
+    """(n,) prototype of each sample."""
+    second_cluster: I32
+    """(n,) second nearest prototype; the nearest where there is one only."""
+    distance: F32
+    """(n,) cosine distance to the own prototype."""
+    tie: U64
+    """(n,) seeded hash of the key: breaks ties, draws at random; independent of order and worker count."""
+    centroids: F32
+    """(k, d) prototypes."""
+    count: int
+    """Samples that will be kept. Nested policies do not look at it."""
+    balance: float = 0.0
+    """Share of equal pruning that every cluster is granted, in [0, 1]."""
+    floor: Literal["proportional", "uniform"] = "proportional"
+    """Whether equal pruning means by cluster size, or the same number for each cluster."""
+    vectors: Vectors | None = None
+    """(n, d) unit embeddings; None for what does not ask for them."""
+    content: U64 | None = None
+    """(n,) hash of the image's bytes: equal images, equal numbers; None for what does not ask for it."""
+    defects: U8 | None = None
+    """(n,) what was odd about the image at embedding time, as bits; None for what does not ask for it."""
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, rows: I64) -> Candidates:
+        """The same for some of the samples."""
+        columns = {
+            name: None if (held := getattr(self, name)) is None else held[rows]
+            for name in ("score", "cluster", "second_cluster", "distance", "tie", "content", "defects")
+        }
+        vectors = None if self.vectors is None else self.vectors.take(rows)
+        return replace(self, **columns, vectors=vectors)
 
 
 @dataclass(frozen=True, slots=True)

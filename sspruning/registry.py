@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar, cast
 
 from sspruning.errors import UsageError
@@ -59,3 +60,39 @@ class Registry(Mapping[str, str], Generic[T]):
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UsageError(f"unknown {self.family} {name!r}.{hint} Known: {', '.join(known)}.")
+
+    def options(self, name: str) -> dict[str, object]:
+        """Options of the implementation ``name``, with their defaults: its keyword arguments that have one.
+
+        Raises:
+            UsageError: no such name.
+        """
+        parameters = inspect.signature(cast("Callable[..., object]", self.resolve(name))).parameters.values()
+        return {entry.name: entry.default for entry in parameters if entry.default is not entry.empty}
+
+    def check_options(self, name: str, given: Mapping[str, object]) -> None:
+        """Raise unless every given option exists and has the type of its default.
+
+        Args:
+            name: a registered name.
+            given: options by name; a whole number passes for a fraction, None where None is the default.
+
+        Raises:
+            UsageError: says which options there are, with their defaults, or which type is wanted.
+        """
+        known = self.options(name)
+        for option, value in given.items():
+            if option not in known:
+                close = difflib.get_close_matches(option, list(known), n=1, cutoff=0.5)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                listed = ", ".join(f"{key}={default}" for key, default in known.items()) or "none"
+                raise UsageError(
+                    f"{self.family} {name!r} has no option {option!r}.{hint} Known, with defaults: {listed}."
+                )
+            wanted = known[option]
+            fits = wanted is None or value is None or type(value) is type(wanted)
+            if not fits and not (type(wanted) is float and type(value) is int):
+                kind = type(wanted).__name__
+                raise UsageError(
+                    f"{self.family} {name!r}: option {option!r} is a {kind} such as {wanted!r}; got {value!r}"
+                )

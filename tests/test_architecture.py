@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "sspruning"
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 
-FAMILIES = {"encoders", "clusterers", "metrics", "policies"}
+FAMILIES = {"encoders", "clusterers", "metrics", "filters", "policies"}
 NOUNS = {"errors", "records"}
 MAY_IMPORT = {
     "errors": set(),
@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "progress": NOUNS,
     "execution": NOUNS | {"registry"},
     **{family: NOUNS | {"registry"} for family in FAMILIES},
+    "filters": NOUNS | {"registry", "clusterers", "metrics"},
+    "policies": NOUNS | {"registry", "clusterers", "metrics"},
     "storage": NOUNS | {"fingerprint"},
     "stages": NOUNS | FAMILIES | {"registry", "config", "fingerprint", "progress", "execution", "storage"},
 }

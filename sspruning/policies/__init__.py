@@ -1,37 +1,21 @@
 """Which samples stay? One pure function a policy: it ranks all samples, and a fraction keeps the first ranks.
 
-Ranking makes every policy exact (the first K ranks are K samples) and nested (fewer ranks are a subset).
+Ranking makes every policy exact: the first K ranks are K samples. Most are nested as well: their ranks do not depend on
+K, so a smaller fraction keeps a subset.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from sspruning.records import F32, I32, I64, U64
+from sspruning.records import I64, Candidates
 from sspruning.registry import Registry
 
-__all__ = ["POLICIES", "PRUNED_REASON", "Candidates", "Policy"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """Everything a policy may look at, for all n samples in store order."""
-
-    score: F32
-    """(n,) larger = harder."""
-    cluster: I32
-    """(n,) prototype of each sample."""
-    tie: U64
-    """(n,) seeded hash of the key: breaks ties, draws at random; independent of order and worker count."""
-    balance: float
-    """Share of equal pruning that every cluster is granted, in [0, 1]."""
-    floor: Literal["proportional", "uniform"]
-    """Whether equal pruning means by cluster size, or the same number for each cluster."""
+__all__ = ["COUNT_MATTERS", "NEEDS_VECTORS", "POLICIES", "PRUNED_REASON", "Candidates", "Policy"]
 
 
 class Policy(Protocol):
-    """A policy: the order in which samples are kept."""
+    """A policy: the order in which samples are kept. Options are keyword arguments with defaults."""
 
     def __call__(self, candidates: Candidates) -> I64:
         """(n,) int64, a permutation of 0 .. n-1: the sample with rank r is kept when more than r samples are kept."""
@@ -49,3 +33,9 @@ POLICIES: Registry[Policy] = Registry(
 
 PRUNED_REASON = {"hard": "pruned_easy", "easy": "pruned_hard", "random": "pruned_random"}
 """What ``selection.parquet`` says of the samples that a policy drops."""
+
+NEEDS_VECTORS: frozenset[str] = frozenset()
+"""Policies that read embeddings, not only scores and clusters."""
+
+COUNT_MATTERS: frozenset[str] = frozenset()
+"""Policies whose ranks depend on how many are kept: their sets are not nested."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sspruning.policies import Candidates
 from sspruning.policies.balance import balanced_ranks, order_by
-from sspruning.records import I64
+from sspruning.records import I64, Candidates
 
 __all__ = ["keep_easiest"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sspruning.policies import Candidates
-from sspruning.records import I64
+from sspruning.records import I64, Candidates
 
 __all__ = ["keep_random"]
 

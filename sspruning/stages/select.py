@@ -101,7 +101,15 @@ def select(
     count = kept_count(n, config.keep_fraction)
     columns = _columns(store, scores, assignments, config.seed)
     candidates = Candidates(
-        score=columns.score, cluster=columns.cluster, tie=columns.tie, balance=config.balance, floor=config.floor
+        score=columns.score,
+        cluster=columns.cluster,
+        second_cluster=columns.cluster,
+        distance=columns.score,
+        tie=columns.tie,
+        centroids=np.empty((0, 0), np.float32),
+        count=count,
+        balance=config.balance,
+        floor=config.floor,
     )
     ranks = _checked_ranks(POLICIES.resolve(config.keep)(candidates), n, config.keep)
     del candidates
