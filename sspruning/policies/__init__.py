@@ -28,14 +28,32 @@ POLICIES: Registry[Policy] = Registry(
         "hard": "sspruning.policies.keep_hardest:keep_hardest",
         "easy": "sspruning.policies.keep_easiest:keep_easiest",
         "random": "sspruning.policies.keep_random:keep_random",
+        "stratified-random": "sspruning.policies.stratified_random:stratified_random",
+        "moderate": "sspruning.policies.moderate:moderate",
+        "ccs": "sspruning.policies.coverage_centric:coverage_centric",
+        "density": "sspruning.policies.density:density",
+        "coverage": "sspruning.policies.coverage:coverage",
+        "hierarchical": "sspruning.policies.hierarchical:hierarchical",
+        "d2": "sspruning.policies.message_passing:message_passing",
     },
 )
 
-PRUNED_REASON = {"hard": "pruned_easy", "easy": "pruned_hard", "random": "pruned_random"}
+PRUNED_REASON = {
+    "hard": "pruned_easy",
+    "easy": "pruned_hard",
+    "random": "pruned_random",
+    "stratified-random": "pruned_random",
+    "moderate": "pruned_far_from_median",
+    "ccs": "pruned_stratum_full",
+    "density": "pruned_over_budget",
+    "coverage": "pruned_covered",
+    "hierarchical": "pruned_over_budget",
+    "d2": "pruned_covered",
+}
 """What ``selection.parquet`` says of the samples that a policy drops."""
 
-NEEDS_VECTORS: frozenset[str] = frozenset()
+NEEDS_VECTORS: frozenset[str] = frozenset({"coverage", "hierarchical", "d2"})
 """Policies that read embeddings, not only scores and clusters."""
 
-COUNT_MATTERS: frozenset[str] = frozenset()
+COUNT_MATTERS: frozenset[str] = frozenset({"density", "coverage"})
 """Policies whose ranks depend on how many are kept: their sets are not nested."""
