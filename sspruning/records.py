@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "DEFECTS",
     "F16",
     "F32",
     "F64",
@@ -42,6 +43,9 @@ U32: TypeAlias = NDArray[np.uint32]
 U64: TypeAlias = NDArray[np.uint64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
+
+DEFECTS = {"blank": 1, "tiny": 2, "warned": 4}
+"""Bits of what was odd about an image when it was embedded; FORMAT.md says when each is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,7 @@ class Candidates:
     content: U64 | None = None
     """(n,) hash of the image's bytes: equal images, equal numbers; None for what does not ask for it."""
     defects: U8 | None = None
-    """(n,) what was odd about the image at embedding time, as bits; None for what does not ask for it."""
+    """(n,) bits of `DEFECTS`; None for what does not ask for them."""
 
     def __len__(self) -> int:
         return len(self.score)
