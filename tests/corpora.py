@@ -121,6 +121,8 @@ def make_part(n=7, d=5, skipped=3, seed=0, keys=None):
         digest=draws.integers(0, 256, (n, 16), dtype=np.uint8),
         image_start=draws.integers(0, 2**63, n, dtype=np.uint64),
         image_size=draws.integers(0, 2**32, n).astype(np.uint32),
+        content=draws.integers(0, 256, (n, 16), dtype=np.uint8),
+        defects=draws.integers(0, 8, n, dtype=np.uint8),
         skipped_row=np.sort(rows[n:]).astype(np.uint32),
         skipped_key=[f"bad{number}" for number in range(skipped)],
         skipped_reason=[reasons[number % 3] for number in range(skipped)],

@@ -7,6 +7,10 @@ Colour rules, fixed because they are part of what an embedding means:
   32-bit integer or float grey            whole numbers within 0..65535 as 16-bit; else its range stretched to 0..255
   animation, several pages                the first frame
   EXIF orientation                        applied; unreadable EXIF counts as none
+
+What is odd about an image that decodes all the same is told in the bits of `sspruning.records.DEFECTS`. They depend on
+the file and its decoded pixels alone: Python's warnings say more, but they belong to the process and not to the thread
+that decodes, so they cannot be told apart by image.
 """
 
 from __future__ import annotations
@@ -15,22 +19,30 @@ import importlib
 import io
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import numpy as np
 from PIL import Image
 
 from sspruning.errors import DataError
+from sspruning.records import DEFECTS
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-__all__ = ["REASONS", "ImageError", "decode_image"]
+__all__ = ["REASONS", "ImageError", "decode_image", "decode_with_defects"]
 
 REASONS: Final = ("empty", "not_an_image", "truncated", "too_many_pixels", "decode_error")
 """Every reason that an `ImageError` can carry; the order is stable, new ones are added at the end."""
 
 _MAX_PIXELS: Final = 50_000_000
+_TINY_PX: Final = 16
+_BLANK_STD: Final = 2  # of 255
+_BLOCKS: Final = 8
+_SMALL_PX: Final = 32 * 32  # up to here two pixels are contrast enough
+_FILL: Final = (128, (128, 128, 128))
+"""What libjpeg paints where the data of an image end early, in grey and in RGB."""
+_LAST_BYTES: Final = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 _ORIENTATION_TAG: Final = 0x0112
 _TRANSPOSES: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,6 +98,40 @@ def decode_image(data: bytes, *, max_pixels: int = _MAX_PIXELS, draft_size: int 
     Raises:
         ImageError: nothing that can be used; ``reason`` is one of `REASONS`.
     """
+    return _decoded_safely(data, max_pixels, draft_size)[0]
+
+
+def decode_with_defects(
+    data: bytes, *, max_pixels: int = _MAX_PIXELS, draft_size: int | None = None
+) -> tuple[Image.Image, int]:
+    """The image that `decode_image` returns for the same arguments, and the bits of `DEFECTS` that are set for it.
+
+    blank: in every channel of the decoded picture the standard deviation is below 2 of 255.
+    tiny: width or height in the file is below 16 pixels.
+    warned: the file goes on after the image or lacks its end, zero bytes apart (JPEG, PNG, GIF and WebP only); or the
+        data of a JPEG end early and the decoder filled the rest with grey, down to the last row.
+
+    Raises:
+        ImageError: as `decode_image`.
+
+    Cost:
+        20 us for a JPEG of 32 x 32 pixels, 50 us for 256 x 256, beside 80 and 350 us for decoding it; 30 us and more
+        on top where there is little contrast.
+    """
+    image, source, size = _decoded_safely(data, max_pixels, draft_size)
+    defects = DEFECTS["blank"] if _is_blank(image) else 0
+    if min(size) < _TINY_PX:
+        defects |= DEFECTS["tiny"]
+    if not _ends_well(data, source.format) or (source.format == "JPEG" and _is_filled_up(source)):
+        defects |= DEFECTS["warned"]
+    return image, defects
+
+
+_Decoded: TypeAlias = "tuple[Image.Image, ImageFile, tuple[int, int]]"
+"""The RGB image, the file as the decoder left it, and the width and height that its header gives."""
+
+
+def _decoded_safely(data: bytes, max_pixels: int, draft_size: int | None) -> _Decoded:
     if not data:
         raise ImageError("empty", "0 bytes")
     try:
@@ -101,13 +147,14 @@ def decode_image(data: bytes, *, max_pixels: int = _MAX_PIXELS, draft_size: int 
         raise ImageError(_reason(error), f"{type(error).__name__}: {error}") from error
 
 
-def _decoded(data: bytes, max_pixels: int, draft_size: int | None) -> Image.Image:
+def _decoded(data: bytes, max_pixels: int, draft_size: int | None) -> _Decoded:
     image = _open(data)
-    _check_size(image.size, max_pixels)
+    size = image.size
+    _check_size(size, max_pixels)
     if draft_size is not None and image.format == "JPEG" and min(image.size) >= 4 * draft_size:
         image.draft(None, (2 * draft_size, 2 * draft_size))
     image.load()
-    return _upright(image, _to_rgb(image))
+    return _upright(image, _to_rgb(image)), image, size
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -170,6 +217,42 @@ def _upright(source: Image.Image, image: Image.Image) -> Image.Image:
         return image
     method = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
+
+
+def _is_blank(image: Image.Image) -> bool:
+    """True if no channel of an RGB image has a standard deviation of `_BLANK_STD` or more; exact, and mostly quick."""
+    width, height = image.size
+    n = width * height
+    across = down = 1
+    green = image.getchannel("G")
+    if n > _SMALL_PX:
+        across, down = max(1, width // _BLOCKS), max(1, height // _BLOCKS)
+        green = green.reduce((across, down), (0, 0, width // across * across, height // down * down))
+    low, high = cast("tuple[int, int]", green.getextrema())
+    # Two blocks whose means differ by x add x^2/2 times their pixels, or more, to n times the variance.
+    spread = high - low - 2  # the means are rounded
+    if spread > 0 and spread**2 * across * down >= 2 * _BLANK_STD**2 * n:
+        return False
+    counts, values = np.array(image.histogram(), np.int64).reshape(3, 256), np.arange(256)
+    sums, squares = (counts @ values).tolist(), (counts @ values**2).tolist()
+    return all(n * square - total**2 < (_BLANK_STD * n) ** 2 for total, square in zip(sums, squares, strict=True))
+
+
+def _ends_well(data: bytes, kind: str | None) -> bool:
+    """True if the file ends where its format says that the image ends, but for zero bytes; also if that is unknown."""
+    if kind == "WEBP":
+        return not data[8 + int.from_bytes(data[4:8], "little") :].strip(b"\0")
+    last = _LAST_BYTES.get(kind or "")
+    return last is None or data.endswith(last) or data.rstrip(b"\0").endswith(last)
+
+
+def _is_filled_up(image: Image.Image) -> bool:
+    """True if the last row of a JPEG is the decoder's grey and the first is not, as where the data end early."""
+    width, height = image.size
+    if image.getpixel((0, height - 1)) not in _FILL:
+        return False
+    first, last = (image.crop((0, row, width, row + 1)).getcolors(1) for row in (0, height - 1))
+    return last is not None and last[0][1] in _FILL and last != first
 
 
 def _reason(error: Exception) -> str:

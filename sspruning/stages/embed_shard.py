@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from sspruning.encoders import Encoder, build_encoder
-from sspruning.encoders.images import ImageError, decode_image
+from sspruning.encoders.images import ImageError, decode_with_defects
 from sspruning.errors import ShardError
 from sspruning.records import EncoderSpec, JSONValue, ShardRef
 from sspruning.stages.inspect import key_hash
@@ -37,25 +37,34 @@ class Limits:
     allow_missing_end: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a part says of one sample besides its embedding."""
+
+    digest: bytes
+    content: bytes
+    image_start: int
+    image_size: int
+    defects: int
+
+
 @dataclass(slots=True)
 class _Rows:
     """Rows of a part while they are gathered."""
 
     embedding: list[np.ndarray] = field(default_factory=list)
     norm: list[np.ndarray] = field(default_factory=list)
-    embedded: list[tuple[Sample, bytes, int, int]] = field(default_factory=list)
+    embedded: list[tuple[Sample, _Facts]] = field(default_factory=list)
     skipped: list[tuple[int, str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Loaded:
-    """One sample on its way to the encoder: the prepared image, or why there is none."""
+    """One sample on its way to the encoder: the prepared image and its facts, or why there are none."""
 
     sample: Sample
-    digest: bytes
-    image_start: int
-    image_size: int
-    prepared: np.ndarray | None
+    prepared: np.ndarray | None = None
+    facts: _Facts | None = None
     reason: str | None = None
 
 
@@ -63,9 +72,9 @@ def _load(reader: ShardReader, sample: Sample, encoder: Encoder, limits: Limits)
     """Read, hash, decode and prepare one sample."""
     image = sample.find(limits.suffixes)
     if sample.skip_reason is not None or image is None:
-        return _Loaded(sample, b"", 0, 0, None, sample.skip_reason or "no_image")
+        return _Loaded(sample, reason=sample.skip_reason or "no_image")
     if image.size > limits.max_member_bytes:
-        return _Loaded(sample, b"", 0, 0, None, "image_too_large")
+        return _Loaded(sample, reason="image_too_large")
     digest = hashlib.blake2b(digest_size=16)
     length = sample.block_end - sample.block_start
     if length <= STREAM_BLOCKS_ABOVE:
@@ -77,11 +86,12 @@ def _load(reader: ShardReader, sample: Sample, encoder: Encoder, limits: Limits)
             digest.update(reader.read(start, min(STREAM_BLOCKS_ABOVE, sample.block_end - start)))
         data = reader.read(image.start, image.size)
     try:
-        picture = decode_image(data, max_pixels=limits.max_pixels, draft_size=encoder.draft_size)
+        picture, defects = decode_with_defects(data, max_pixels=limits.max_pixels, draft_size=encoder.draft_size)
         prepared = encoder.prepare(picture)
     except ImageError as error:
-        return _Loaded(sample, b"", 0, 0, None, error.reason)
-    return _Loaded(sample, digest.digest(), image.start, image.size, prepared)
+        return _Loaded(sample, reason=error.reason)
+    content = hashlib.blake2b(data, digest_size=16).digest()
+    return _Loaded(sample, prepared, _Facts(digest.digest(), content, image.start, image.size, defects))
 
 
 def _loaded(
@@ -114,7 +124,7 @@ def _embed_batch(encoder: Encoder, batch: list[_Loaded], rows: _Rows) -> None:
     good = np.isfinite(norm) & (norm > 0)
     for loaded, usable, length in zip(batch, good.tolist(), norm.tolist(), strict=True):
         if usable:
-            rows.embedded.append((loaded.sample, loaded.digest, loaded.image_start, loaded.image_size))
+            rows.embedded.append((loaded.sample, cast("_Facts", loaded.facts)))
         else:
             reason = "zero_embedding" if length == 0 else "nonfinite_embedding"
             rows.skipped.append((loaded.sample.row, loaded.sample.key, reason))
@@ -156,7 +166,7 @@ def embed_shard(
 
 
 def _part(rows: _Rows, encoder: Encoder, shard: ShardRef, sha256: str) -> PartData:
-    samples = [entry[0] for entry in rows.embedded]
+    samples, facts = [sample for sample, _ in rows.embedded], [known for _, known in rows.embedded]
     skipped = sorted(rows.skipped)
     empty = np.empty((0, encoder.dim), np.float16)
     return PartData(
@@ -167,9 +177,11 @@ def _part(rows: _Rows, encoder: Encoder, shard: ShardRef, sha256: str) -> PartDa
         row=np.array([sample.row for sample in samples], np.uint32),
         block_start=np.array([sample.block_start for sample in samples], np.uint64),
         block_end=np.array([sample.block_end for sample in samples], np.uint64),
-        digest=np.frombuffer(b"".join(entry[1] for entry in rows.embedded), np.uint8).reshape(-1, 16),
-        image_start=np.array([entry[2] for entry in rows.embedded], np.uint64),
-        image_size=np.array([entry[3] for entry in rows.embedded], np.uint32),
+        digest=np.frombuffer(b"".join(known.digest for known in facts), np.uint8).reshape(-1, 16),
+        image_start=np.array([known.image_start for known in facts], np.uint64),
+        image_size=np.array([known.image_size for known in facts], np.uint32),
+        content=np.frombuffer(b"".join(known.content for known in facts), np.uint8).reshape(-1, 16),
+        defects=np.array([known.defects for known in facts], np.uint8),
         skipped_row=np.array([row for row, _, _ in skipped], np.uint32),
         skipped_key=[key for _, key, _ in skipped],
         skipped_reason=[reason for _, _, reason in skipped],

@@ -27,6 +27,7 @@ from sspruning.storage.parts import set_attribute, text_attribute
 __all__ = [
     "ASSIGNMENT_DTYPE",
     "SELECTION_SCHEMA",
+    "ParquetPieces",
     "SelectionFile",
     "load_column",
     "load_prototypes",
@@ -38,7 +39,8 @@ __all__ = [
 
 PROTOTYPES_FORMAT = "sspruning-prototypes"
 SELECTION_FORMAT = "sspruning-selection"
-FORMAT_VERSION = 1
+PROTOTYPES_VERSION = 1
+SELECTION_VERSION = 2
 
 _UNREADABLE_COLUMN = (OSError, EOFError, MemoryError, SyntaxError, TokenError, TypeError, ValueError)
 """What numpy raises for damaged ``.npy`` files: their header is Python text."""
@@ -65,7 +67,7 @@ SELECTION_SCHEMA = pa.schema(
         pa.field("rank", pa.int64(), nullable=False),
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("weight", pa.float32(), nullable=False),
-        pa.field("reason", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
     ]
 )
 
@@ -76,9 +78,10 @@ def save_prototypes(path: Path, prototypes: Prototypes) -> None:
     with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
         file.create_dataset("centroids", data=prototypes.centroids.astype("<f4"), fletcher32=True, chunks=True)
         file.create_dataset("objective", data=prototypes.objective.astype("<f8"))
+        file.create_dataset("parts", data=np.array(prototypes.parts, "S16"), chunks=len(prototypes.parts) > 0 or None)
         set_attribute(file, "fingerprint", prototypes.fingerprint)
         set_attribute(file, "format", PROTOTYPES_FORMAT)
-        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["format_version"] = PROTOTYPES_VERSION
         set_attribute(file, "info", canonical_json(prototypes.info))
         file.attrs["sample_size"] = prototypes.sample_size
         file.attrs["spherical"] = prototypes.spherical
@@ -93,8 +96,11 @@ def load_prototypes(path: Path) -> Prototypes:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if text_attribute(file, "format") != PROTOTYPES_FORMAT or file.attrs["format_version"] != FORMAT_VERSION:
-                raise StoreError(f"{path}: not a prototypes file of version {FORMAT_VERSION}")
+            if (
+                text_attribute(file, "format") != PROTOTYPES_FORMAT
+                or file.attrs["format_version"] != PROTOTYPES_VERSION
+            ):
+                raise StoreError(f"{path}: not a prototypes file of version {PROTOTYPES_VERSION}")
             return Prototypes(
                 centroids=file["centroids"][:].astype(np.float32, copy=False),
                 spherical=bool(file.attrs["spherical"]),
@@ -102,6 +108,7 @@ def load_prototypes(path: Path) -> Prototypes:
                 sample_size=int(file.attrs["sample_size"]),
                 fingerprint=text_attribute(file, "fingerprint"),
                 info=json.loads(text_attribute(file, "info")),
+                parts=tuple(part.decode() for part in file["parts"][:].tolist()) if "parts" in file else (),
             )
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no prototypes yet; run `sspruning cluster`") from error
@@ -143,7 +150,7 @@ def load_column(path: Path, rows: int, dtype: np.dtype) -> np.ndarray:
     return values
 
 
-class _ParquetPieces(io.RawIOBase):
+class ParquetPieces(io.RawIOBase):
     """A write-only file that hands on what the parquet writer has written so far."""
 
     def __init__(self) -> None:
@@ -151,24 +158,28 @@ class _ParquetPieces(io.RawIOBase):
         self.position = 0
 
     def writable(self) -> bool:
+        """It is."""
         return True
 
     def write(self, data: object) -> int:
+        """Bytes taken."""
         piece = bytes(cast("bytes", data))
         self.pieces.append(piece)
         self.position += len(piece)
         return len(piece)
 
     def tell(self) -> int:
+        """Bytes written so far."""
         return self.position
 
     def take(self) -> list[bytes]:
+        """What was written since the last call."""
         taken, self.pieces = self.pieces, []
         return taken
 
 
 def _parquet_bytes(groups: Iterable[pa.Table], metadata: dict[str, JSONValue]) -> Iterator[bytes]:
-    sink = _ParquetPieces()
+    sink = ParquetPieces()
     schema = SELECTION_SCHEMA.with_metadata({b"sspruning": canonical_json(metadata).encode()})
     with pq.ParquetWriter(
         pa.PythonFile(sink, mode="w"), schema, compression="zstd", write_page_checksum=True
@@ -186,7 +197,7 @@ def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection)
     """
     metadata: dict[str, JSONValue] = {
         "format": SELECTION_FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": SELECTION_VERSION,
         "fingerprint": selection.fingerprint,
         "n_embedded": selection.n_embedded,
         "n_kept": selection.n_kept,
@@ -215,9 +226,11 @@ class SelectionFile:
             facts = json.loads((schema.metadata or {})[b"sspruning"])
             if facts["format"] != SELECTION_FORMAT:
                 raise StoreError(f"{path}: not a selection that sspruning wrote")
-            if facts["format_version"] != FORMAT_VERSION or schema.names != SELECTION_SCHEMA.names:
+            if facts["format_version"] != SELECTION_VERSION or schema.names != SELECTION_SCHEMA.names:
                 version = facts["format_version"]
-                raise StoreError(f"{path}: selection format {version!r}, this release reads {FORMAT_VERSION}")
+                raise StoreError(
+                    f"{path}: selection format {version!r}, this release reads {SELECTION_VERSION}; select again"
+                )
             selection = Selection(
                 n_embedded=facts["n_embedded"],
                 n_kept=facts["n_kept"],

@@ -24,6 +24,17 @@ __all__ = ["CommitRecord", "Store"]
 STORE_FORMAT = "sspruning-store"
 
 
+def _other_format(path: Path, kind: JSONValue, version: JSONValue) -> str:
+    """What to do about a store that this release does not read."""
+    found = f"store format {version!r}, this release reads {FORMAT_VERSION}"
+    if kind == STORE_FORMAT and isinstance(version, int) and version < FORMAT_VERSION:
+        return (
+            f"{found}: an earlier release made it, without columns that are needed now, and stores are not upgraded. "
+            f"Move the folder away and run `sspruning embed SHARDS --store {path}` again, or use a new folder"
+        )
+    return f"{found}; use the release that made it, or another folder"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRecord:
     """What proves that a part is whole: written after the part, read instead of it."""
@@ -68,10 +79,9 @@ class Store:
             raise StoreError(f"{self.path}: no store here (store.json is missing); `sspruning embed` makes one")
         info = read_json(self.path / "store.json")
         self.info = info if isinstance(info, dict) else {}
-        if self.info.get("format") != STORE_FORMAT or self.info.get("format_version") != FORMAT_VERSION:
-            raise StoreError(
-                f"{self.path}: store format {self.info.get('format_version')!r}, this release reads {FORMAT_VERSION}"
-            )
+        version = self.info.get("format_version")
+        if self.info.get("format") != STORE_FORMAT or version != FORMAT_VERSION:
+            raise StoreError(f"{self.path}: {_other_format(self.path, self.info.get('format'), version)}")
         self._records: list[CommitRecord] | None = None
 
     @classmethod

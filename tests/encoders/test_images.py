@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sspruning.encoders.images import REASONS, ImageError, decode_image
+from sspruning.encoders.images import REASONS, ImageError, decode_image, decode_with_defects
+from sspruning.records import DEFECTS
 
 
 def encoded(image, kind="PNG", **options):
@@ -206,6 +207,131 @@ def test_pillow_still_refuses_truncated_files_elsewhere(picture):
 def test_the_error_survives_a_process_boundary():
     error = pickle.loads(pickle.dumps(ImageError("empty", "0 bytes")))  # noqa: S301 - made in this line
     assert (error.reason, error.detail, str(error)) == ("empty", "0 bytes", "empty: 0 bytes")
+
+
+def defects_of(data, **options):
+    """Names of the defects, in order of their bits."""
+    bits = decode_with_defects(data, **options)[1]
+    assert 0 <= bits < 2 ** len(DEFECTS)
+    return [name for name, bit in DEFECTS.items() if bits & bit]
+
+
+def around(level, std, shape=(64, 80), channels=(0, 1, 2), seed=0):
+    """Image of one colour whose given channels have exactly that standard deviation: half below and half above."""
+    pixels = np.full((*shape, 3), level, np.uint8)
+    signs = np.random.default_rng(seed).permutation(np.arange(shape[0] * shape[1]) % 2 * 2 - 1).reshape(shape)
+    for channel in channels:
+        pixels[..., channel] = level + std * signs
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_sound_picture_has_no_defects_and_is_what_decoding_alone_returns(kind, picture):
+    data = encoded(picture(90, 70), kind)
+    image, bits = decode_with_defects(data)
+    assert bits == 0
+    assert image.tobytes() == decode_image(data).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_one_colour_is_blank_in_every_format(kind, mode):
+    assert defects_of(encoded(Image.new("L", (50, 30), 200).convert(mode), kind)) == ["blank"]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (32, 32), (64, 80), (37, 302)])
+@pytest.mark.parametrize(("std", "expected"), [(1, ["blank"]), (2, [])])
+@pytest.mark.parametrize("channels", [(0,), (1,), (2,), (0, 1, 2)])
+def test_an_image_is_blank_while_no_channel_reaches_a_standard_deviation_of_two(std, expected, shape, channels):
+    assert defects_of(encoded(around(100, std, shape, channels))) == expected
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_one_grain_in_an_even_picture_is_blank_and_a_small_object_is_not(level):
+    pixels = np.full((400, 400, 3), level, np.uint8)
+    pixels[7, 7] = 128
+    assert defects_of(encoded(Image.fromarray(pixels))) == ["blank"]
+    pixels[:10, :10] = 255 - level  # 1/1600 of the pixels: 6.4 of 255
+    assert defects_of(encoded(Image.fromarray(pixels))) == []
+
+
+def test_noise_is_not_blank_though_its_mean_is_even_everywhere():
+    assert defects_of(encoded(around(128, 100, (512, 512)))) == []
+
+
+SPREADS = st.tuples(st.integers(16, 70), st.integers(16, 70), st.sampled_from([0, 1, 2, 3, 5, 20]), st.integers(0, 99))
+
+
+@given(SPREADS)
+def test_blank_agrees_with_the_plain_standard_deviation(spread):
+    width, height, scale, seed = spread
+    draws = np.random.default_rng(seed)
+    smooth = Image.fromarray(draws.integers(0, 256, (3, 3, 3), dtype=np.uint8)).resize((width, height), 2)
+    noise = draws.normal(128, scale * draws.uniform(0, 1, 3), (height, width, 3))
+    pixels = np.clip(noise + draws.choice([0, 0.02, 0.3]) * (np.asarray(smooth) - 128.0), 0, 255).astype(np.uint8)
+    expected = (pixels.reshape(-1, 3).std(axis=0) < 2).all()
+    assert (defects_of(encoded(Image.fromarray(pixels))) == ["blank"]) is bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((15, 400), ["tiny"]), ((400, 15), ["tiny"]), ((16, 16), []), ((10, 40), ["tiny"])]
+)
+def test_an_image_below_sixteen_pixels_on_a_side_is_tiny(size, expected, picture):
+    assert defects_of(encoded(picture(*size))) == expected
+
+
+def test_the_size_in_the_file_decides_and_not_the_size_that_was_decoded(picture):
+    data = encoded(picture(16, 16), "JPEG")
+    assert decode_image(data, draft_size=4).size == (8, 8)
+    assert defects_of(data, draft_size=4) == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize(
+    ("tail", "expected"), [(b"<html>", ["warned"]), (bytes(600) + b"x", ["warned"]), (bytes(600), []), (b"", [])]
+)
+def test_bytes_after_the_image_are_warned_of_unless_they_are_zeros(kind, tail, expected, picture):
+    assert defects_of(encoded(picture(), kind) + tail) == expected
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_formats_without_an_end_are_not_warned_of(kind, picture):
+    assert defects_of(encoded(picture(), kind) + b"<html>") == []
+
+
+@pytest.mark.parametrize(("kind", "cut"), [("PNG", 1), ("PNG", 12), ("GIF", 1)])
+def test_a_file_that_lacks_its_end_but_no_pixel_is_warned_of(kind, cut, picture):
+    data = encoded(picture(90, 70), kind)
+    assert np.array_equal(decode_image(data[:-cut]), decode_image(data))
+    assert defects_of(data[:-cut]) == ["warned"]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("side", [None, 10])
+def test_a_jpeg_that_was_cut_and_given_an_end_again_is_warned_of(mode, side, picture):
+    data = encoded(picture(90, 80).convert(mode), "JPEG", quality=90)
+    assert defects_of(data, draft_size=side) == []
+    assert defects_of(data[: len(data) // 2] + b"\xff\xd9", draft_size=side) == ["warned"]
+
+
+def test_a_jpeg_with_another_jpeg_behind_it_is_sound(picture):
+    assert defects_of(encoded(picture(), "JPEG") + encoded(picture(20, 20), "JPEG")) == []
+
+
+def test_grey_all_around_a_picture_is_no_damage(picture):
+    framed = Image.new("RGB", (96, 96), (128, 128, 128))
+    framed.paste(picture(32, 32), (32, 32))
+    assert defects_of(encoded(framed, "JPEG", quality=95)) == []
+    assert defects_of(encoded(Image.new("RGB", (40, 40), (128, 128, 128)), "JPEG")) == ["blank"]
+
+
+def test_defects_are_the_same_where_python_warnings_are_errors_and_where_they_are_not(picture):
+    data = encoded(picture(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f\x05\x00")
+    for action in ("error", "ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter(action)
+            assert defects_of(data) == []
+            assert defects_of(data + b"more") == ["warned"]
 
 
 SEEDS = [

@@ -22,8 +22,18 @@ def planted(n, d=16, groups=6, spread=0.3, seed=0):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
-def make_store(path, shards):
-    """The store at ``path`` with ``{shard_id: (keys, embeddings)}``; every third position of a shard was skipped."""
+def digests(contents):
+    """(n, 16) uint8 blake2b-128 of each of n bytes."""
+    joined = b"".join(hashlib.blake2b(content, digest_size=16).digest() for content in contents)
+    return np.frombuffer(joined, np.uint8).reshape(-1, 16)
+
+
+def make_store(path, shards, contents=None, defects=None):
+    """The store at ``path`` with ``{shard_id: (keys, embeddings)}``; every third position of a shard was skipped.
+
+    ``contents`` and ``defects``, ``{shard_id: values}``, give the columns of that name: content by any bytes, equal for
+    equal images. Without them all images are different and none has a defect.
+    """
     dim = next(iter(shards.values()))[1].shape[1]
     store = Store.create(path, {"dim": dim, "encoder": {"name": "planted"}})
     refs = tuple(ShardRef(name, f"/nowhere/{name}.tar", 512, 1) for name in shards)
@@ -43,13 +53,16 @@ def make_store(path, shards):
             digest=np.zeros((n, 16), np.uint8),
             image_start=at + np.uint64(512),
             image_size=np.full(n, 100, np.uint32),
+            content=digests(contents[ref.shard_id] if contents else [f"image of {key}".encode() for key in keys]),
+            defects=np.array(defects[ref.shard_id] if defects else np.zeros(n), np.uint8),
             skipped_row=np.empty(0, np.uint32),
             skipped_key=[],
             skipped_reason=[],
             attributes={},
         )
-        content = hashlib.sha256(repr(keys).encode() + embedding.tobytes()).hexdigest()
-        store.commit(ref, content, part, {})
+        given = b"".join(repr(list(column[ref.shard_id])).encode() for column in (contents, defects) if column)
+        sha256 = hashlib.sha256(repr(keys).encode() + embedding.tobytes() + given).hexdigest()
+        store.commit(ref, sha256, part, {})
     return Store(path)
 
 

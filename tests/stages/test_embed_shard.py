@@ -7,7 +7,7 @@ import pytest
 
 from sspruning.encoders import build_encoder
 from sspruning.errors import ShardError
-from sspruning.records import EncoderSpec, ShardRef
+from sspruning.records import DEFECTS, EncoderSpec, ShardRef
 from sspruning.stages.embed_shard import Limits, embed_shard
 from sspruning.storage.samples import ShardReader
 
@@ -39,7 +39,9 @@ def test_rows_point_at_the_blocks_and_images_they_came_from(path, pixels, small)
         blocks = data[int(part.block_start[index]) : int(part.block_end[index])]
         assert part.digest[index].tobytes() == hashlib.blake2b(blocks, digest_size=16).digest()
         start = int(part.image_start[index])
-        assert data[start : start + int(part.image_size[index])] == next(iter(content[key].values()))
+        payload = data[start : start + int(part.image_size[index])]
+        assert payload == next(iter(content[key].values()))
+        assert part.content[index].tobytes() == hashlib.blake2b(payload, digest_size=16).digest()
     assert (part.block_start[1:] == part.block_end[:-1]).all()
 
 
@@ -66,6 +68,65 @@ def test_decoding_in_threads_changes_nothing(path, pixels):
     assert found.key == expected.key
     assert found.embedding.tobytes() == expected.embedding.tobytes()
     assert found.digest.tobytes() == expected.digest.tobytes()
+    assert found.content.tobytes() == expected.content.tobytes()
+
+
+def test_equal_images_have_equal_content_under_any_key_and_other_text(tmp_path, small, pixels):
+    same, other = small.image(1), small.image(2)
+    shards = [{"a": {"jpg": same}, "b": {"jpg": other}}, {"z": {"txt": b"cat", "jpg": same}, "b": {"jpg": other}}]
+    paths = [small.shard(tmp_path / f"{number}.tar", content) for number, content in enumerate(shards)]
+    first, second = (embed_shard(reference(path), pixels, LIMITS)[0] for path in paths)
+    assert first.content.tobytes() == second.content.tobytes()
+    assert first.content[0].tobytes() != first.content[1].tobytes()
+    assert first.digest[0].tobytes() != second.digest[0].tobytes()
+
+
+def odd_images(small):
+    """``{key: (bytes, defects)}`` of images that are embedded all the same."""
+    import io
+
+    from PIL import Image
+
+    def png(pixels):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    flat = np.full((40, 40, 3), 90)
+    flat[::2] += 1
+    noise = np.random.default_rng(0).integers(0, 256, (10, 40, 3))
+    blank, tiny, warned = DEFECTS["blank"], DEFECTS["tiny"], DEFECTS["warned"]
+    return {
+        "sound": (small.image(1), 0),
+        "blank": (png(flat), blank),
+        "small": (png(noise), tiny),
+        "longer": (small.image(2) + b"more", warned),
+        "all": (png(flat[:8]) + b"more", blank | tiny | warned),
+        "last": (small.image(3), 0),
+    }
+
+
+@pytest.mark.parametrize("pool_size", [0, 3])
+def test_defects_stand_in_the_row_of_their_image(pool_size, tmp_path, small):
+    from concurrent.futures import ThreadPoolExecutor
+
+    images = odd_images(small)
+    content = {key: {"png" if data.startswith(b"\x89PNG") else "jpg": data} for key, (data, _) in images.items()}
+    content["skipped"] = {"jpg": b"<html>"}
+    encoder = build_encoder(EncoderSpec(name="pixels", batch_size=3, image_size=16))
+    pool = ThreadPoolExecutor(pool_size) if pool_size else None
+    part, _, _ = embed_shard(reference(small.shard(tmp_path / "a.tar", content)), encoder, LIMITS, pool)
+    if pool is not None:
+        pool.shutdown()
+    assert part.defects.dtype == np.uint8
+    assert dict(zip(part.key, part.defects.tolist(), strict=True)) == {key: bits for key, (_, bits) in images.items()}
+
+
+def test_a_jpeg_that_is_decoded_at_half_its_size_is_not_called_tiny(tmp_path, small):
+    content = {"a": {"jpg": small.image(1, side=16)}}
+    encoder = build_encoder(EncoderSpec(name="pixels", image_size=4))
+    part, _, _ = embed_shard(reference(small.shard(tmp_path / "a.tar", content)), encoder, LIMITS)
+    assert part.defects.tolist() == [0]
 
 
 @pytest.mark.parametrize("pool_size", [0, 2])
@@ -119,6 +180,7 @@ def test_a_large_sample_is_hashed_in_pieces_to_the_same_digest(path, pixels, mon
     monkeypatch.setattr("sspruning.stages.embed_shard.STREAM_BLOCKS_ABOVE", 600)
     found, _, _ = embed_shard(reference(path), pixels, LIMITS)
     assert found.digest.tobytes() == expected.digest.tobytes()
+    assert found.content.tobytes() == expected.content.tobytes()
     assert found.embedding.tobytes() == expected.embedding.tobytes()
 
 
@@ -126,6 +188,7 @@ def test_an_empty_archive_is_a_part_without_rows(tmp_path, small, pixels):
     part, _, _ = embed_shard(reference(small.shard(tmp_path / "a.tar", {})), pixels, LIMITS)
     assert part.embedding.shape == (0, pixels.dim)
     assert part.key == part.skipped_key == []
+    assert (part.content.shape, part.defects.shape) == ((0, 16), (0,))
 
 
 def test_a_shard_that_changes_while_it_is_read_is_refused(path, pixels):

@@ -16,8 +16,8 @@ from sspruning.errors import StoreError
 from sspruning.storage import parts
 from sspruning.storage.parts import PartData, encode_part, open_part
 
-COLUMNS = ("norm", "key_hash", "row", "block_start", "block_end", "image_start", "image_size")
-DATASETS = ("embedding", *COLUMNS, "key", "digest", "skipped/row", "skipped/key", "skipped/reason")
+COLUMNS = ("norm", "key_hash", "row", "block_start", "block_end", "image_start", "image_size", "defects")
+DATASETS = ("embedding", *COLUMNS, "key", "digest", "content", "skipped/row", "skipped/key", "skipped/reason")
 
 
 def write(tmp_path, image):
@@ -30,16 +30,19 @@ def everything(path):
     """All that a reader can get from a part."""
     with open_part(path) as part:
         columns = {name: part.column(name) for name in COLUMNS}
-        found = {"embedding": part.embedding(), "key": part.keys(), "digest": part.digest(), **columns}
+        found = {"embedding": part.embedding(), "key": part.keys(), **columns}
+        found |= {"digest": part.digest(), "content": part.content(), "content_hash": part.content_hash()}
         return {**found, "skipped": list(part.skipped()), "counts": (part.n_rows, part.n_skipped, part.dim)}
 
 
 def assert_holds(path, part):
     found = everything(path)
-    for name in ("embedding", "digest", *COLUMNS):
+    for name in ("embedding", "digest", "content", *COLUMNS):
         expected = getattr(part, name)
         assert found[name].dtype == expected.dtype, name
         assert found[name].tobytes() == expected.tobytes(), name
+    assert found["content_hash"].dtype == np.uint64
+    assert found["content_hash"].tolist() == [int.from_bytes(row[:8].tobytes(), "little") for row in part.content]
     assert found["key"] == part.key
     assert found["skipped"] == list(zip(part.skipped_row, part.skipped_key, part.skipped_reason, strict=True))
     assert found["counts"] == (*part.embedding.shape[:1], len(part.skipped_key), part.embedding.shape[1])
@@ -221,6 +224,11 @@ EDITS = {
     "embeddings in float32": swap("embedding", data=np.ones((7, 5), "<f4")),
     "embeddings of integers": swap("embedding", data=np.ones((7, 5), "<i2")),
     "flat embeddings": swap("embedding", data=np.ones(35, "<f2")),
+    "digests in wider numbers": swap("digest", data=np.ones((7, 16), "<u8")),
+    "contents in wider numbers": swap("content", data=np.ones((7, 16), "<u8")),
+    "contents of 8 bytes": swap("content", data=np.ones((7, 8), "u1")),
+    "defects that are signed": swap("defects", data=np.ones(7, "i1")),
+    "defects missing": lambda file: file.move("defects", "moved"),
     "keys of variable length": swap("key", data=["k"] * 7, dtype=h5py.string_dtype()),
     "keys that are numbers": swap("key", data=np.ones(7, "<u4")),
     "keys that are no UTF-8": swap("key", data=np.array([b"\xff"] * 7)),
@@ -239,7 +247,8 @@ EDITS = {
     "reasons that are no JSON": lambda file: file["skipped"].attrs.__setitem__("reasons", "["),
     "reasons too few": lambda file: file["skipped"].attrs.__setitem__("reasons", "[]"),
     "another format": attribute("format", "something"),
-    "another version": attribute("format_version", 2),
+    "the version before": attribute("format_version", 1),
+    "another version": attribute("format_version", 3),
     "a format that is a list": attribute("format", [1, 2]),
     "counts that contradict": attribute("n_samples", 11),
     "a count that is text": attribute("n_rows", "many"),

@@ -63,7 +63,7 @@ def tree(path):
 def test_a_store_is_made_once_and_opened_after(tmp_path, store):
     content = json.loads((tmp_path / "store" / "store.json").read_text())
     assert content["settings"] == SETTINGS
-    assert (content["format"], content["format_version"]) == ("sspruning-store", 1)
+    assert (content["format"], content["format_version"]) == ("sspruning-store", 2)
     before = tree(tmp_path)
     again = Store.create(tmp_path / "store", dict(reversed(SETTINGS.items())))
     assert again.fingerprint == store.fingerprint == Store(tmp_path / "store").fingerprint == content["fingerprint"]
@@ -98,11 +98,34 @@ def test_a_folder_without_a_store_says_how_to_make_one(tmp_path):
         Store(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "sspruning-store", "format_version": 2}', "{"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "sspruning-store", "format_version": 3}', "{"])
 def test_a_store_of_another_format_is_refused(tmp_path, store, content):
     (tmp_path / "store" / "store.json").write_text(content)
     with pytest.raises(StoreError, match="store"):
         Store(tmp_path / "store")
+
+
+def as_version(store, version):
+    """Pretend that a release with another format wrote ``store.json``."""
+    content = json.loads((store.path / "store.json").read_text())
+    (store.path / "store.json").write_text(json.dumps(content | {"format_version": version}))
+
+
+def test_a_store_of_an_earlier_release_says_to_embed_again_and_how(tmp_path, store):
+    as_version(store, 1)
+    before = tree(tmp_path)
+    message = rf"store format 1, this release reads 2: .*`sspruning embed SHARDS --store {store.path}` again"
+    with pytest.raises(StoreError, match=message):
+        Store(store.path)
+    with pytest.raises(StoreError, match=message):
+        Store.create(store.path, SETTINGS)
+    assert tree(tmp_path) == before
+
+
+def test_a_store_of_a_later_release_is_not_called_an_earlier_one(store):
+    as_version(store, 3)
+    with pytest.raises(StoreError, match="store format 3, this release reads 2; use the release that made it"):
+        Store(store.path)
 
 
 def test_a_committed_part_is_read_back_with_its_record(full, shards):

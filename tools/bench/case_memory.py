@@ -53,6 +53,8 @@ def _synthetic(store: Store, parts: int, rows: int, centres: int) -> None:
             digest=random.integers(0, 256, (rows, 16), np.uint8),
             image_start=(ordinal * 4096 + 512).astype(np.uint64),
             image_size=np.full(rows, 3000, np.uint32),
+            content=random.integers(0, 256, (rows, 16), np.uint8),
+            defects=np.zeros(rows, np.uint8),
             skipped_row=np.empty(0, np.uint32),
             skipped_key=[],
             skipped_reason=[],
