@@ -90,7 +90,7 @@ class Registry(Mapping[str, str], Generic[T]):
                     f"{self.family} {name!r} has no option {option!r}.{hint} Known, with defaults: {listed}."
                 )
             wanted = known[option]
-            fits = wanted is None or value is None or type(value) is type(wanted)
+            fits = wanted is None or type(value) is type(wanted)
             if not fits and not (type(wanted) is float and type(value) is int):
                 kind = type(wanted).__name__
                 raise UsageError(

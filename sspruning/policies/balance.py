@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from sspruning.records import F32, I64, Candidates
+from sspruning.records import F32, I32, I64, Candidates
 
-__all__ = ["balanced_ranks", "order_by"]
+__all__ = ["balanced_ranks", "order_by", "place_in_group"]
 
 
 def order_by(key: F32, tie: np.ndarray) -> I64:
     """(n,) indices that sort by (``key`` ascending, ``tie``, position): a total order without ties."""
     return np.lexsort((tie, key)).astype(np.int64)
+
+
+def place_in_group(group: I32 | I64) -> I64:
+    """(n,) how many earlier entries belong to the same group, for groups numbered from 0."""
+    sizes = np.bincount(group)
+    place = np.empty(len(group), np.int64)
+    place[np.argsort(group, kind="stable")] = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return place
 
 
 def _seat_order(order: I64, candidates: Candidates) -> I64:
@@ -22,11 +30,7 @@ def _seat_order(order: I64, candidates: Candidates) -> I64:
     """
     cluster = candidates.cluster[order]
     sizes = np.bincount(cluster)
-    by_cluster = np.argsort(cluster, kind="stable")
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    place = np.empty(len(order), np.int64)
-    place[by_cluster] = np.arange(len(order)) - np.repeat(starts, sizes)
-    seat = place + 1.0
+    seat = place_in_group(cluster) + 1.0
     if candidates.floor == "proportional":
         seat /= sizes[cluster]
     return order[np.lexsort((cluster, seat))]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sspruning.policies import Candidates
-from sspruning.policies.balance import balanced_ranks, order_by
+from sspruning.policies.balance import balanced_ranks, order_by, place_in_group
 from sspruning.policies.keep_easiest import keep_easiest
 from sspruning.policies.keep_hardest import keep_hardest
 
@@ -21,7 +21,11 @@ def candidates(score, cluster, *, balance, floor="proportional", tie=None):
     return Candidates(
         score=np.asarray(score, np.float32),
         cluster=np.asarray(cluster, np.int32),
+        second_cluster=np.asarray(cluster, np.int32),
+        distance=np.asarray(score, np.float32),
         tie=np.asarray(tie, np.uint64),
+        centroids=np.empty((0, 0), np.float32),
+        count=n,
         balance=float(balance),
         floor=floor,
     )
@@ -153,6 +157,13 @@ def test_half_balance_keeps_a_cluster_of_easy_samples_from_vanishing():
 def test_ties_in_a_score_are_settled_by_the_hash_then_by_position():
     order = order_by(np.array([1, 0, 1, 1], np.float32), np.array([5, 9, 3, 3], np.uint64))
     assert order.tolist() == [1, 2, 3, 0]
+
+
+@given(st.lists(st.integers(0, 6), max_size=40))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_a_place_is_the_number_of_earlier_members(groups):
+    expected = [groups[:at].count(group) for at, group in enumerate(groups)]
+    assert place_in_group(np.array(groups, np.int64)).tolist() == expected
 
 
 def test_minus_zero_and_zero_are_the_same_score():

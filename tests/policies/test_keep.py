@@ -1,5 +1,7 @@
 """The direction of each policy, on planted groups: typical samples near 0, rare ones near 1."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,11 @@ def planted():
     return rare, Candidates(
         score=score.astype(np.float32),
         cluster=np.repeat(np.arange(4, dtype=np.int32), 50),
+        second_cluster=np.zeros(200, np.int32),
+        distance=score.astype(np.float32),
         tie=rng.permutation(200).astype(np.uint64),
+        centroids=np.eye(4, dtype=np.float32),
+        count=100,
         balance=0.5,
         floor="proportional",
     )
@@ -44,12 +50,8 @@ def test_keep_random_knows_neither_scores_nor_clusters(planted):
     rare, candidates = planted
     kept = keep_random(candidates) < 100
     assert 5 <= kept[rare].sum() <= 35
-    shuffled = Candidates(
-        score=candidates.score[::-1].copy(),
-        cluster=np.zeros(200, np.int32),
-        tie=candidates.tie,
-        balance=1.0,
-        floor="uniform",
+    shuffled = replace(
+        candidates, score=candidates.score[::-1].copy(), cluster=np.zeros(200, np.int32), balance=1.0, floor="uniform"
     )
     np.testing.assert_array_equal(keep_random(shuffled), keep_random(candidates))
 

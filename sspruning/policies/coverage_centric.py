@@ -1,0 +1,75 @@
+"""Keep all degrees of hardness alike, without the hardest of all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sspruning.errors import UsageError
+from sspruning.policies.balance import order_by, place_in_group
+from sspruning.records import F32, I64, Candidates
+
+__all__ = ["coverage_centric"]
+
+
+def _stratum(score: F32, strata: int) -> I64:
+    """(m,) which of the equally wide parts of the range of ``score`` each one lies in; the last holds its upper end."""
+    wide = score.astype(np.float64)
+    low, high = wide.min(), wide.max()
+    if low == high:
+        return np.zeros(len(score), np.int64)
+    return np.minimum((wide - low) * strata / (high - low), strata - 1).astype(np.int64)
+
+
+def coverage_centric(candidates: Candidates, *, beta: float = 0.0, strata: int = 50) -> I64:
+    """Ranks that give every stratum of the score range the same number of samples, as far as it has them.
+
+    For keeping little: random and score-based choices leave parts of the score range empty there. The hardest samples
+    are cut off, the remaining range is parted into strata of equal width, and samples are drawn from strata in turn, in
+    random order inside each.
+
+    The paper fixes the number K first and gives budgets from the smallest stratum to the largest, each the smaller of
+    its size and (what remains of K) // (strata left). Taking turns comes to the same budgets for every K: round p takes
+    the p-th sample of every stratum that has one, and what is left of K for an incomplete round, fewer samples than
+    strata, goes to the largest strata first (of equal ones, to the harder first), as the rest of the division does in
+    the paper.
+
+    The samples that were cut rank last, the least hard first, so that every K is exact and nested; they come in only
+    when K is larger than what the cut leaves. ``balance`` plays no part.
+
+    Args:
+        candidates: scores and ties of n samples.
+        beta: share of the n samples, in [0, 1), that is cut at the hard end. The paper tunes it by the share kept:
+            0.3 where 10 % of CIFAR-10 or ImageNet are kept, 0.2 for 20 % of ImageNet.
+        strata: strata of equal width; 50 in the paper.
+
+    Returns:
+        (n,) int64 permutation.
+
+    Raises:
+        UsageError: ``beta`` or ``strata`` is outside its range.
+
+    Cost:
+        O(n log n); about 0.7 s for a million samples.
+
+    Source:
+        CCS: Zheng et al. 2022, arXiv:2210.15809. It scores by the accumulated margin of a training run; without labels
+        this takes the score, by default the distance to the prototype.
+    """
+    if not 0 <= beta < 1:
+        raise UsageError(f"policy 'ccs': beta is the share of the hardest samples to cut, in [0, 1); got {beta}")
+    if strata < 1:
+        raise UsageError(f"policy 'ccs': strata is the number of parts of the score range, at least 1; got {strata}")
+    n = len(candidates)
+    ranks = np.empty(n, np.int64)
+    if n == 0:
+        return ranks
+    hardest_first = order_by(-candidates.score, candidates.tie)
+    cut = min(int(beta * n + 1e-9), n - 1)
+    ranks[hardest_first[:cut]] = np.arange(n - 1, n - 1 - cut, -1)
+    rest = hardest_first[cut:]
+    rest = rest[np.argsort(candidates.tie[rest], kind="stable")]
+    stratum = _stratum(candidates.score[rest], strata)
+    turn = np.empty(strata, np.int64)
+    turn[np.argsort(np.bincount(stratum, minlength=strata), kind="stable")[::-1]] = np.arange(strata)
+    ranks[rest[np.lexsort((turn[stratum], place_in_group(stratum)))]] = np.arange(n - cut)
+    return ranks
