@@ -8,7 +8,8 @@ from sspruning.config import CorpusConfig
 from sspruning.errors import MachineError, ShardError, StoreError, UsageError
 from sspruning.execution import Outcome
 from sspruning.records import EncoderSpec
-from sspruning.stages.embed import embed, estimated_seconds, pending_shards
+from sspruning.stages.embed import embed, estimated_seconds
+from sspruning.stages.fill import pending_shards
 from sspruning.storage.corpus import open_corpus
 from sspruning.storage.store import Store
 
@@ -134,7 +135,7 @@ def test_a_disk_without_room_is_refused_before_work(do, tmp_path, monkeypatch):
     import shutil
 
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("sspruning.stages.embed.shutil.disk_usage", lambda _: free)
+    monkeypatch.setattr("sspruning.stages.fill.shutil.disk_usage", lambda _: free)
     with pytest.raises(MachineError, match="free some space"):
         do()
     assert not (tmp_path / "store").exists()
