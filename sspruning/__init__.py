@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sspruning.api import (
         advise,
+        choose_k,
         cluster,
         embed,
         inspect,
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
         score,
         select,
         status,
+        sweep,
         verify,
         write,
     )
     from sspruning.config import Config
+    from sspruning.exchange import decontaminate, export, import_embeddings
+    from sspruning.loader import filtered
     from sspruning.storage.store import Store
 
 __version__ = "0.1.0"
@@ -35,8 +39,13 @@ __all__ = [
     "Store",
     "__version__",
     "advise",
+    "choose_k",
     "cluster",
+    "decontaminate",
     "embed",
+    "export",
+    "filtered",
+    "import_embeddings",
     "inspect",
     "load",
     "pack",
@@ -45,11 +54,19 @@ __all__ = [
     "score",
     "select",
     "status",
+    "sweep",
     "verify",
     "write",
 ]
 
-_HOME = {"Config": "sspruning.config", "Store": "sspruning.storage.store"}
+_HOME = {
+    "Config": "sspruning.config",
+    "Store": "sspruning.storage.store",
+    "decontaminate": "sspruning.exchange",
+    "export": "sspruning.exchange",
+    "import_embeddings": "sspruning.exchange",
+    "filtered": "sspruning.loader",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -16,6 +16,7 @@ from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selection
 from sspruning.stages import run as chain
 from sspruning.stages.advise import Advice
+from sspruning.stages.choose_k import KSweep, sweep_k
 from sspruning.stages.embed import embed as embed_stage
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.pack import PackReport, pack
@@ -23,6 +24,7 @@ from sspruning.stages.plan import Plan, make_plan
 from sspruning.stages.run import RunResult, Workspace, executor_for, prune
 from sspruning.stages.sidecars import META
 from sspruning.stages.status import Status, status
+from sspruning.stages.sweep import SweepRow, compare_selections
 from sspruning.stages.verify import VerifyReport, verify
 from sspruning.stages.write import write as write_stage
 from sspruning.storage.artifacts import SelectionFile
@@ -33,6 +35,7 @@ __all__ = [
     "Advice",
     "EmbedReport",
     "Inspection",
+    "KSweep",
     "Manifest",
     "PackReport",
     "Plan",
@@ -43,8 +46,10 @@ __all__ = [
     "Selection",
     "Status",
     "Store",
+    "SweepRow",
     "VerifyReport",
     "advise",
+    "choose_k",
     "cluster",
     "embed",
     "inspect",
@@ -55,6 +60,7 @@ __all__ = [
     "score",
     "select",
     "status",
+    "sweep",
     "verify",
     "write",
 ]
@@ -168,20 +174,40 @@ def advise(
     return found
 
 
+def choose_k(
+    store: str | Path, ks: Sequence[int], *, config: Config | None = None, progress: Progress | None = None
+) -> KSweep:
+    """`KSweep`: several numbers of prototypes compared, with a recommendation; writes nothing."""
+    return sweep_k(Store(Workspace.of(Path(store)).store), ks, _config(Path(store), config).cluster, progress)
+
+
 @dataclass(frozen=True, slots=True)
 class Selected:
     """What `select` came to, with what it brought up to date."""
 
     prototypes: Prototypes
     scores: Scores
-    selection: Selection
-    manifest: Manifest | None
+    selections: list[Selection]
+    """One for each fraction, in the order in which they were asked for."""
+    manifests: list[Manifest]
+    """Of the shards that were written, in the same order; empty if none were."""
+
+    @property
+    def selection(self) -> Selection:
+        """The only one, or the first."""
+        return self.selections[0]
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The only one, or the first; None if nothing was written."""
+        return self.manifests[0] if self.manifests else None
 
 
 def select(
     store: str | Path,
     *,
     output: str | Path | None = None,
+    keep_fractions: Sequence[float] = (),
     config: Config | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
@@ -190,31 +216,58 @@ def select(
 
     Args:
         store: store or run folder.
-        output: folder for pruned shards; None selects only.
+        output: folder for pruned shards; None selects only. Several fractions go to ``keep-F`` folders inside.
+        keep_fractions: several fractions in one pass, each with its own ``selection-F.parquet``; none: the section's.
         config: sections `cluster`, `score`, `select`, `write` and `execution` are used.
         progress: told of every stage.
         overwrite: replace the shards of another selection in ``output``.
     """
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
+    for fraction in keep_fractions:
+        override(given, "select", keep_fraction=fraction)  # refuses what is no fraction before hours of work
     reporter = progress or SilentProgress()
-    manifest = None
-    outputs = [] if output is None else [Path(output), Path(output) / META / "shards"]
-    with executor_for(given, *workspace.worked_in(), *outputs) as executor:
-        prototypes, scores, selection = chain.up_to_selection(workspace, given, executor, reporter)
+    fractions = list(dict.fromkeys(keep_fractions))
+    outputs = [Path(output)] if output is not None else []
+    if outputs and fractions:
+        outputs = [outputs[0] / f"keep-{fraction:g}" for fraction in fractions]
+    folders = [folder for path in outputs for folder in (path, path / META / "shards")]
+    with executor_for(given, *workspace.worked_in(), *folders) as executor:
+        prototypes, scores, selections = chain.up_to_selections(workspace, given, executor, reporter, fractions)
         workspace.save_config(given)
-        if output is not None:
-            manifest = write_stage(
+        manifests = [
+            write_stage(
                 Store(workspace.store),
-                SelectionFile.open(workspace.selection),
-                Path(output),
+                SelectionFile.open(Path(selection.path)),
+                path,
                 given.write,
                 executor,
                 reporter,
                 recipe=given.to_yaml(recipe_only=True),
                 overwrite=overwrite,
             )
-    return Selected(prototypes, scores, selection, manifest)
+            for selection, path in zip(selections, outputs, strict=False)
+        ]
+    return Selected(prototypes, scores, selections, manifests)
+
+
+def sweep(
+    store: str | Path,
+    keep_fractions: Sequence[float],
+    *,
+    config: Config | None = None,
+    progress: Progress | None = None,
+) -> list[SweepRow]:
+    """`SweepRow` of each fraction, the largest first; makes the selections that are missing.
+
+    Args:
+        store: store or run folder.
+        keep_fractions: fractions to compare.
+        config: sections `cluster`, `score`, `select` and `execution` are used.
+        progress: told of every stage.
+    """
+    found = select(store, keep_fractions=keep_fractions, config=config, progress=progress)
+    return compare_selections([Path(selection.path) for selection in found.selections])
 
 
 def write(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sspruning import cli_choose as choose
+from sspruning import cli_exchange as exchange
 from sspruning import options as opt
 from sspruning import terminal as say
 
@@ -99,7 +100,7 @@ def embed_command(
 ) -> None:
     """Embed every image of the shards into a store; resumes where it stopped."""
     from sspruning import api
-    from sspruning.stages.embed import usable_folder
+    from sspruning.stages.fill import usable_folder
 
     config = opt.stored(
         store,
@@ -137,6 +138,10 @@ app.command("cluster")(choose.cluster_command)
 app.command("score")(choose.score_command)
 app.command("advise")(choose.advise_command)
 app.command("select")(choose.select_command)
+app.command("sweep")(choose.sweep_command)
+app.command("decontaminate")(exchange.decontaminate_command)
+app.command("import-embeddings")(exchange.import_command)
+app.command("export")(exchange.export_command)
 
 
 @app.command("write")
@@ -184,7 +189,7 @@ def run_command(
     """Run the whole chain from one file: embed, cluster, score, select, write."""
     from sspruning import api
     from sspruning.config import load_config
-    from sspruning.stages.embed import usable_folder
+    from sspruning.stages.fill import usable_folder
 
     config = opt.overridden(
         load_config(config_file, sets), {"execution": {"workers": workers, "executor": executor}}, None

@@ -8,9 +8,10 @@ import typer
 
 from sspruning import options as opt
 from sspruning import terminal as say
+from sspruning import terminal_tables as tables
 from sspruning.errors import UsageError
 
-__all__ = ["advise_command", "cluster_command", "score_command", "select_command"]
+__all__ = ["advise_command", "cluster_command", "score_command", "select_command", "sweep_command"]
 
 
 @say.verb
@@ -20,12 +21,22 @@ def cluster_command(
     niter: Annotated[int | None, typer.Option(help="Lloyd iterations.")] = None,
     seed: opt.Seed = None,
     force: Annotated[bool, typer.Option("--force", help="Cluster again even if nothing changed.")] = False,
+    reuse: Annotated[
+        bool | None, typer.Option("--reuse/--no-reuse", help="Let new shards join the prototypes that are there.")
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="K,K,...", help="Compare numbers of prototypes instead; writes nothing.")
+    ] = None,
     sets: opt.Set = None,
 ) -> None:
     """Find prototypes: k-means over the embeddings of a store."""
     from sspruning import api
 
-    config = opt.stored(store, {"cluster": {"n_clusters": n_clusters, "niter": niter, "seed": seed}}, sets)
+    section = {"n_clusters": n_clusters, "niter": niter, "seed": seed, "reuse": reuse}
+    config = opt.stored(store, {"cluster": section}, sets)
+    if sweep is not None:
+        tables.swept_k(api.choose_k(store, opt.whole_numbers(sweep, "--sweep"), config=config, progress=say.console()))
+        return
     found = api.cluster(store, config=config, progress=say.console(), force=force)
     say.clustered(found)
 
@@ -74,8 +85,11 @@ def advise_command(
 @say.verb
 def select_command(
     store: opt.StoreDir,
+    recipe: opt.Recipe = None,
     keep: opt.Keep = None,
-    keep_fraction: opt.KeepFraction = None,
+    keep_fraction: opt.KeepFractions = None,
+    step: opt.Step = None,
+    option: opt.PolicyOption = None,
     balance: opt.Balance = None,
     floor: opt.Floor = None,
     metric: Annotated[str | None, typer.Option(help="Score to select by.")] = None,
@@ -90,25 +104,55 @@ def select_command(
     """Choose which samples stay; brings prototypes and scores up to date, and with --output writes the shards."""
     from sspruning import api
 
+    asked = opt.fractions(keep_fraction)
+    section = {**opt.choice(keep, recipe, step, option), "balance": balance, "floor": floor, "seed": seed}
+    if len(asked) == 1:
+        section["keep_fraction"] = asked[0]
     config = opt.stored(
         store,
         {
-            "select": {
-                "keep": keep,
-                "keep_fraction": keep_fraction,
-                "balance": balance,
-                "floor": floor,
-                "seed": seed,
-            },
+            "select": section,
             "score": {"metric": metric},
             "write": {"samples_per_shard": samples_per_shard},
             "execution": {"workers": workers, "executor": executor},
         },
         sets,
     )
-    found = api.select(store, output=output, config=config, progress=say.console(), overwrite=overwrite)
-    say.selected(found.selection)
-    if found.manifest is not None:
-        say.written(found.manifest)
-    else:
+    found = api.select(
+        store,
+        output=output,
+        keep_fractions=asked if len(asked) > 1 else (),
+        config=config,
+        progress=say.console(),
+        overwrite=overwrite,
+    )
+    for selection in found.selections:
+        say.selected(selection)
+    for manifest in found.manifests:
+        say.written(manifest)
+    if not found.manifests:
         say.line(f"  write the shards with: sspruning write {found.selection.path} --output pruned/")
+
+
+@say.verb
+def sweep_command(
+    store: opt.StoreDir,
+    keep_fraction: opt.KeepFractions = "0.9,0.8,0.7,0.6,0.5,0.3,0.1",
+    recipe: opt.Recipe = None,
+    keep: opt.Keep = None,
+    step: opt.Step = None,
+    option: opt.PolicyOption = None,
+    balance: opt.Balance = None,
+    floor: opt.Floor = None,
+    seed: opt.Seed = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
+    sets: opt.Set = None,
+) -> None:
+    """Compare fractions: balance, tail, copies and overlap of each; makes the selections that are missing."""
+    from sspruning import api
+
+    section = {**opt.choice(keep, recipe, step, option), "balance": balance, "floor": floor, "seed": seed}
+    config = opt.stored(store, {"select": section, "execution": {"workers": workers, "executor": executor}}, sets)
+    found = api.sweep(store, opt.fractions(keep_fraction), config=config, progress=say.console())
+    tables.swept(found)

@@ -1,7 +1,6 @@
 """Configuration: one frozen model a stage, strict YAML, ``section.key=value`` overrides.
 
-The sections up to `write` decide what comes out; `execution` and `paths` decide how and where, and never enter a
-fingerprint.
+Sections up to `write` decide what comes out; `execution` and `paths` decide where, and enter no fingerprint.
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sspruning.errors import ConfigError
+from sspruning.recipes import filled
 from sspruning.records import EncoderSpec, JSONValue
+from sspruning.strict_yaml import parse_yaml
 
 __all__ = [
     "ClusterConfig",
@@ -50,6 +51,7 @@ def _scientific(value: object) -> object:
 
 
 Fraction = Annotated[float, BeforeValidator(_scientific), Field(gt=0, le=1, allow_inf_nan=False)]
+Option = bool | int | float | str | None
 Share = Annotated[float, BeforeValidator(_scientific), Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -126,6 +128,8 @@ class ClusterConfig(_Section):
     """Decides the sample and the start."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where FAISS runs; auto takes a GPU that passes a small search."""
+    reuse: bool = False
+    """New shards join the prototypes that are there, if the other settings are the same; how well they fit is told."""
 
 
 class ScoreConfig(_Section):
@@ -144,10 +148,16 @@ class ScoreConfig(_Section):
 
 
 class SelectConfig(_Section):
-    """Which samples stay."""
+    """Which samples stay: steps that take samples out, one after the other, then a policy that keeps the fraction."""
 
+    recipe: str | None = None
+    """A name of ``sspruning.recipes``, which gives every key of this section that is not set itself; "": none."""
+    steps: list[dict[str, dict[str, Option]]] = []
+    """Each one name of the table in ``sspruning.filters``, or recluster, with options: ``- dedup: {share: 0.8}``."""
     keep: str = "hard"
-    """A name of the table in ``sspruning.policies``: hard, easy, random; or auto: what `advise` would keep."""
+    """A name of the table in ``sspruning.policies``; or auto: what `advise` would keep."""
+    options: dict[str, Option] = {}
+    """Options of that policy."""
     keep_fraction: Fraction = 0.8
     """Share of the embedded samples that stays; exactly round(keep_fraction * embedded) are kept."""
     balance: Share = 0.5
@@ -155,7 +165,27 @@ class SelectConfig(_Section):
     floor: Literal["proportional", "uniform"] = "proportional"
     """Equal pruning means: in proportion to the cluster's size, or the same number for each cluster."""
     seed: int = Field(0, ge=0, lt=1 << 31)
-    """Breaks ties, and draws for `random`."""
+    """Breaks ties, and draws for policies that draw."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_recipe(cls, given: object) -> object:
+        """What the recipe says, under what is set itself."""
+        return filled(given) if isinstance(given, dict) else given
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _one_name_each(cls, given: object) -> object:
+        """Steps without options may be written as their name alone, or as a name with nothing behind it."""
+        if not isinstance(given, list):
+            return given
+        steps = [{step: {}} if isinstance(step, str) else step for step in given]
+        if any(isinstance(step, dict) and len(step) != 1 for step in steps):
+            raise ValueError("each step is one name with its options, such as '- dedup: {threshold: 0.95}'")
+        return [
+            {name: options or {} for name, options in step.items()} if isinstance(step, dict) else step
+            for step in steps
+        ]
 
 
 class WriteConfig(_Section):
@@ -212,39 +242,6 @@ class Config(_Section):
         return yaml.safe_dump(self.recipe() if recipe_only else self.as_json(), sort_keys=False, allow_unicode=True)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses repeated keys and references."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ConfigError(f"{_place(self.peek_event().start_mark)}: references (*name) are not read")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise ConfigError(f"{_place(key_node.start_mark)}: the key {key!r} occurs twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _place(mark: yaml.Mark) -> str:
-    return f"{mark.name}: line {mark.line + 1}"
-
-
-def _parse_yaml(text: str, where: str) -> object:
-    try:
-        loader = _StrictLoader(text)
-        loader.name = where
-        return loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
-        raise ConfigError(f"{where}: not readable as YAML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{where}: nested too deeply") from error
-
-
 def load_config(path: Path | None, overrides: list[str] | None = None, *, base: Config | None = None) -> Config:
     """The configuration of a YAML file, with ``section.key=value`` overrides on top.
 
@@ -263,7 +260,7 @@ def load_config(path: Path | None, overrides: list[str] | None = None, *, base: 
         try:
             if path.stat().st_size > CONFIG_CAP_BYTES:
                 raise ConfigError(f"{path}: larger than {CONFIG_CAP_BYTES} bytes; not a configuration")
-            content = _parse_yaml(path.read_text(encoding="utf-8"), where) or {}
+            content = parse_yaml(path.read_text(encoding="utf-8"), where) or {}
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
@@ -285,20 +282,30 @@ def override(config: Config, section: str, **values: object) -> Config:
         ConfigError: a value is outside its range.
     """
     content = cast("dict[str, Any]", config.as_json())
+    if section == "select" and values.get("recipe") is not None:
+        _make_room(content)
     content[section].update({key: value for key, value in values.items() if value is not None})
     return _validated(content, "command line")
+
+
+def _make_room(content: dict[str, Any]) -> None:
+    """Forget what was chosen before a recipe: what the recipe says of it counts."""
+    for key in ("recipe", "steps", "keep", "options", "balance"):
+        content.get("select", {}).pop(key, None)
 
 
 def _apply(content: dict[str, Any], text: str) -> None:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {text!r}: expected section.key=value, for example select.keep_fraction=0.7")
+    if key.strip() == "select.recipe":
+        _make_room(content)
     *sections, last = key.strip().split(".")
     for name in sections:
         content = content.setdefault(name, {})
         if not isinstance(content, dict):
             raise ConfigError(f"--set {text!r}: {name!r} is a value, not a section")
-    content[last] = _parse_yaml(value, f"--set {text!r}") if value.strip() else None
+    content[last] = parse_yaml(value, f"--set {text!r}") if value.strip() else None
 
 
 def _validated(content: dict[str, Any], where: str) -> Config:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sspruning.errors import UsageError
+
 if TYPE_CHECKING:
     from sspruning.config import Config
 
@@ -21,23 +23,32 @@ __all__ = [
     "Executor",
     "Factory",
     "Floor",
+    "FormOption",
     "ImageKey",
     "ImageSize",
     "Import",
     "Keep",
     "KeepFraction",
+    "KeepFractions",
     "Model",
     "NClusters",
     "OutputOrNone",
     "Overwrite",
+    "PolicyOption",
+    "Recipe",
     "SamplesPerShard",
     "Seed",
     "Set",
     "Shards",
+    "Step",
     "StoreDir",
     "Workers",
+    "choice",
+    "fractions",
     "overridden",
+    "pairs",
     "stored",
+    "whole_numbers",
 ]
 
 Set = Annotated[
@@ -80,7 +91,39 @@ BatchSize = Annotated[int | None, typer.Option(help="Images in a forward pass.")
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")]
 
-Keep = Annotated[str | None, typer.Option(help="hard, easy, random, or auto: what `advise` would keep.")]
+Keep = Annotated[
+    str | None, typer.Option(help="Policy: hard, easy, random, coverage, ...; or auto: what `advise` would keep.")
+]
+
+Recipe = Annotated[
+    str | None, typer.Option(help="A published chain of steps and policy: semdedup, d4, ccs, ...; see the README.")
+]
+
+Step = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--step",
+        metavar="'NAME OPTION=VALUE ...'",
+        help="Before the policy: dedup, outliers, defects, recluster; may be repeated, in order; none: no steps.",
+    ),
+]
+
+PolicyOption = Annotated[
+    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the policy; may be repeated.")
+]
+
+FormOption = Annotated[
+    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the form; may be repeated.")
+]
+
+KeepFractions = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-fraction",
+        metavar="F[,F...]",
+        help="Share of samples that stays, in (0, 1]; several, with commas, make one selection each.",
+    ),
+]
 
 KeepFraction = Annotated[float | None, typer.Option(help="Share of samples that stays, in (0, 1].")]
 
@@ -105,6 +148,48 @@ Import = Annotated[
 ]
 
 Column = Annotated[str | None, typer.Option(help="Column of the imported scores. Default: score, or the only number.")]
+
+
+def pairs(words: list[str], flag: str) -> dict[str, Any]:
+    """NAME=VALUE words as values, read as YAML."""
+    from sspruning.strict_yaml import parse_yaml
+
+    found = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise UsageError(f"{flag} {word!r}: expected NAME=VALUE")
+        found[name] = parse_yaml(value, f"{flag} {word!r}")
+    return found
+
+
+def choice(keep: str | None, recipe: str | None, steps: list[str] | None, options: list[str] | None) -> dict[str, Any]:
+    """What the flags say of the section `select`. A policy by name alone forgets an earlier recipe and its steps."""
+    found: dict[str, Any] = {"keep": keep, "recipe": recipe}
+    if keep is not None and recipe is None:
+        found["recipe"] = ""
+    if steps is not None:
+        split = [step.split() for step in steps if step != "none"]
+        found["steps"] = [{name: pairs(words, f"--step {name}")} for name, *words in split]
+    if options is not None:
+        found["options"] = pairs(options, "--option")
+    return found
+
+
+def whole_numbers(text: str, flag: str) -> list[int]:
+    """The numbers of a flag that holds several with commas."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UsageError(f"{flag} {text!r}: expected whole numbers with commas, such as 100,300,1000") from error
+
+
+def fractions(text: str | None) -> list[float]:
+    """The numbers of a --keep-fraction, which may hold several with commas."""
+    try:
+        return [float(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError as error:
+        raise UsageError(f"--keep-fraction {text!r}: expected a number such as 0.7, or several with commas") from error
 
 
 def overridden(config: Config, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:

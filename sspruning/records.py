@@ -114,6 +114,8 @@ class Prototypes:
     """Hex digest of everything that these centroids depend on."""
     info: dict[str, JSONValue] = field(default_factory=dict)
     """What people want to know: the reason for k, seed, versions-free settings."""
+    parts: tuple[str, ...] = ()
+    """First 16 digits of the fingerprint of each part that was there: what is new later is told by it."""
 
     @property
     def k(self) -> int:

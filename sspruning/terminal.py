@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -153,10 +153,14 @@ def selected(selection: Selection) -> None:
     settings = selection.settings
     share = selection.n_kept / selection.n_embedded
     asked = f" (asked for: {settings['asked']})" if "asked" in settings else ""
+    recipe = f"recipe {settings['recipe']}: " if settings.get("recipe") else ""
+    policy = f"{recipe}{settings['keep']}{asked} by {settings['metric']}"
     line(
-        f"kept {selection.n_kept:,} of {selection.n_embedded:,} samples ({share:.1%}): {settings['keep']}{asked} by "
-        f"{settings['metric']}, {settings['n_clusters']} prototypes, cluster floor {settings['balance']}"
+        f"kept {selection.n_kept:,} of {selection.n_embedded:,} samples ({share:.1%}): {policy}, "
+        f"{settings['n_clusters']} prototypes, cluster floor {settings['balance']}"
     )
+    for step, gone in cast("dict[str, int]", settings["dropped"]).items():
+        line(f"  step {step} took {gone:,}")
     line(f"  selection: {selection.path}")
 
 

@@ -282,6 +282,8 @@ def test_format_names_the_chunks_of_a_large_part(specification):
             digest=np.zeros((n, 16), np.uint8),
             image_start=numbers.astype(np.uint64),
             image_size=numbers,
+            content=np.zeros((n, 16), np.uint8),
+            defects=np.zeros(n, np.uint8),
             skipped_row=numbers,
             skipped_key=list(map(str, numbers)),
             skipped_reason=["no_image"] * n,
@@ -373,7 +375,7 @@ def test_format_describes_the_selection(written, specification):
     assert [name for name in (*PRUNED_REASON.values(), "kept", "pruned") if f"`{name}`" not in text] == []
     assert [key for key in metadata if f"`{key}`" not in text] == []
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [10, 8]
-    extra = {"metric", "distance", "n_clusters", "content"}
+    extra = {"metric", "distance", "n_clusters", "content", "dropped", "nested"}
     assert set(metadata["settings"]) == {*Config().select.as_json(), *extra}
 
 

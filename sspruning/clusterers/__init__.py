@@ -48,5 +48,7 @@ CLUSTERERS: Registry[Clusterer] = Registry(
     {
         "faiss_kmeans": "sspruning.clusterers.faiss_kmeans:faiss_kmeans",
         "numpy_kmeans": "sspruning.clusterers.numpy_kmeans:numpy_kmeans",
+        "hierarchical_kmeans": "sspruning.clusterers.hierarchical_kmeans:hierarchical_kmeans",
+        "balanced_kmeans": "sspruning.clusterers.balanced_kmeans:balanced_kmeans",
     },
 )

@@ -10,11 +10,12 @@ import numpy as np
 from sspruning.clusterers import CLUSTERERS, KMeansSettings
 from sspruning.config import ClusterConfig
 from sspruning.errors import DataError, UsageError
+from sspruning.fingerprint import fingerprint, short
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import F32, U64, Prototypes
 from sspruning.storage.store import Store
 
-__all__ = ["choose_k", "cluster", "seeded"]
+__all__ = ["choose_k", "cluster", "clustering_fingerprint", "seeded"]
 
 MIN_POINTS_PER_CLUSTER = 32  # below this, a prototype is made of too few samples to be typical of anything
 K_RANGE = (16, 50_000)
@@ -50,6 +51,11 @@ def choose_k(n: int, wanted: int | None) -> tuple[int, str]:
     low, high = K_RANGE
     k = max(1, min(max(low, min(high, round(math.sqrt(n)))), n // MIN_POINTS_PER_CLUSTER))
     return k, f"k = {k}: about the square root of {n:,} samples, at least {MIN_POINTS_PER_CLUSTER} samples for each"
+
+
+def clustering_fingerprint(config: ClusterConfig) -> str:
+    """What of the section decides prototypes: all but whether those that are there may serve for more data."""
+    return fingerprint(config.model_dump(mode="json", exclude={"reuse"}))
 
 
 @dataclass(slots=True)
@@ -94,7 +100,7 @@ def _read_sample(store: Store, place: _Place, progress: Progress) -> F32:
     return sample
 
 
-def cluster(store: Store, config: ClusterConfig, progress: Progress | None = None, fingerprint: str = "") -> Prototypes:
+def cluster(store: Store, config: ClusterConfig, progress: Progress | None = None, mark: str = "") -> Prototypes:
     """`Prototypes` of a store's embeddings.
 
     The sample is chosen by the smallest hash(seed, key), so it is the same whatever the order of the shards or the
@@ -104,7 +110,7 @@ def cluster(store: Store, config: ClusterConfig, progress: Progress | None = Non
         store: where the embeddings are.
         config: number of prototypes, iterations, geometry, start, sample size, seed.
         progress: told while the sample is read.
-        fingerprint: stored with the result.
+        mark: the fingerprint that is stored with the result.
 
     Raises:
         UsageError: more prototypes than samples.
@@ -127,4 +133,6 @@ def cluster(store: Store, config: ClusterConfig, progress: Progress | None = Non
         found = CLUSTERERS.resolve(config.name)(sample, settings)
         ticker.tick(len(found.objective))
     info = {**found.info, "k_reason": reason, "n_embedded": n, "seed": config.seed, "niter": config.niter}
-    return Prototypes(found.centroids, config.spherical, found.objective, size, fingerprint, info)
+    info["settings"] = clustering_fingerprint(config)
+    parts = tuple(short(record.fingerprint) for record in store.records())
+    return Prototypes(found.centroids, config.spherical, found.objective, size, mark, info, parts)

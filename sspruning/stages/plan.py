@@ -8,7 +8,7 @@ from pathlib import Path
 from sspruning.config import Config
 from sspruning.errors import UsageError
 from sspruning.progress import Progress
-from sspruning.stages.embed import pending_shards
+from sspruning.stages.fill import pending_shards
 from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_repeated_keys
 from sspruning.stages.select import kept_count
 from sspruning.storage.corpus import Corpus

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from sspruning.clusterers import CLUSTERERS
 from sspruning.clusterers.faiss_kmeans import import_faiss
-from sspruning.config import Config, SelectConfig, default_workers, load_config
+from sspruning.config import ClusterConfig, Config, SelectConfig, default_workers, load_config
 from sspruning.errors import DataError, StoreError, UsageError
 from sspruning.execution import EXECUTORS, Executor, make_executor
-from sspruning.fingerprint import fingerprint
+from sspruning.fingerprint import fingerprint, short
 from sspruning.policies import POLICIES
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, JSONValue, Manifest, Prototypes, Scores, Selection
 from sspruning.stages.advise import AUTO, Advice, advise, known_to_lose, observe
-from sspruning.stages.cluster import cluster
+from sspruning.stages.candidates import Scored
+from sspruning.stages.chain import check_chain
+from sspruning.stages.cluster import cluster, clustering_fingerprint
+from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
@@ -30,7 +34,7 @@ from sspruning.storage.atomic import sweep, write_bytes
 from sspruning.storage.corpus import open_corpus
 from sspruning.storage.store import Store
 
-__all__ = ["RunResult", "Workspace", "executor_for", "prune", "up_to_advice", "up_to_selection"]
+__all__ = ["RunResult", "Workspace", "executor_for", "prune", "up_to_advice", "up_to_selections"]
 
 
 CONFIG_HEADER = "# Settings last used here, written by sspruning.\n"
@@ -80,6 +84,10 @@ class Workspace:
     def selection(self) -> Path:
         """The last selection."""
         return self.root / "selection.parquet"
+
+    def selection_of(self, fraction: float) -> Path:
+        """One of several selections, by the fraction that it keeps."""
+        return self.root / f"selection-{fraction:g}.parquet"
 
     @property
     def events(self) -> Path:
@@ -137,33 +145,35 @@ def check_names(config: Config) -> None:
     """Refuse a name that no table has, or a missing FAISS, before hours of work are spent.
 
     Raises:
-        UsageError: unknown clusterer, metric, policy or executor, or scores to import that are not there.
+        UsageError: unknown clusterer, metric, step, policy, option or executor, or scores to import that are not there.
         MachineError: FAISS is not installed.
     """
     CLUSTERERS.check(config.cluster.name)
     check_metric(config.score)
     POLICIES.check(config.select.keep, also=[AUTO])
+    check_chain(config.select)
     EXECUTORS.check(config.execution.executor)
     if importlib.util.find_spec("faiss") is None:
         import_faiss()
 
 
-def _stale_prototypes(workspace: Workspace, mark: str) -> Prototypes | None:
-    """Existing prototypes if they are the ones asked for; None if they have to be made."""
+def _usable_prototypes(workspace: Workspace, mark: str, config: ClusterConfig) -> Prototypes | None:
+    """Existing prototypes if they are the ones asked for, or may serve for more data; None if they have to be made."""
     if not workspace.prototypes.exists():
         return None
     try:
         found = load_prototypes(workspace.prototypes)
     except StoreError:
         return None
-    return found if found.fingerprint == mark else None
+    joins = config.reuse and found.info.get("settings") == clustering_fingerprint(config)
+    return found if found.fingerprint == mark or joins else None
 
 
 def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
     """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
     store = Store(workspace.store)
-    mark = fingerprint({"content": store.content_fingerprint(), "cluster": config.cluster.as_json()})
-    found = None if force else _stale_prototypes(workspace, mark)
+    mark = fingerprint({"content": store.content_fingerprint(), "cluster": clustering_fingerprint(config.cluster)})
+    found = None if force else _usable_prototypes(workspace, mark, config.cluster)
     sweep(workspace.root)
     if found is None:
         found = cluster(store, config.cluster, progress, mark)
@@ -180,6 +190,11 @@ def up_to_scores(
     workspace.sweep_scores()
     store = Store(workspace.store)
     scores = score(store, prototypes, workspace.prototypes, workspace.scores, config.score, executor, progress)
+    known = set(prototypes.parts)
+    old = {record.shard_id for record in store.records() if short(record.fingerprint) in known}
+    if config.cluster.reuse and len(old) < len(store.records()):
+        found = drift(store, _assignments(store, scores, prototypes, config), old)
+        progress.note(f"{found.n_new:,} new samples among {found.n_old:,} old ones: {found.verdict}: {found.reason}")
     return prototypes, scores
 
 
@@ -224,17 +239,25 @@ def _existing_selection(path: Path, mark: str, asked: JSONValue) -> Selection | 
     return found if found.fingerprint == mark and found.settings.get("asked") == asked else None
 
 
-def up_to_selection(
-    workspace: Workspace, config: Config, executor: Executor, progress: Progress
-) -> tuple[Prototypes, Scores, Selection]:
-    """Prototypes, scores and `Selection` of the store as it is now, each made only if needed.
+def up_to_selections(
+    workspace: Workspace, config: Config, executor: Executor, progress: Progress, fractions: Sequence[float] = ()
+) -> tuple[Prototypes, Scores, list[Selection]]:
+    """Prototypes, scores and one `Selection` for each fraction of the store as it is now, each made only if needed.
 
     Where `select.keep` is auto, the advised policy decides as if it had been asked for by name.
+
+    Args:
+        workspace: where artefacts lie.
+        config: the whole configuration.
+        executor: where assignments run.
+        progress: told of every stage.
+        fractions: largest first; each has its own file. None given: the section's, in ``selection.parquet``.
     """
     check_names(config)
-    warning = known_to_lose(config.select)
-    if warning is not None:
-        progress.note(warning)
+    for fraction in fractions or [config.select.keep_fraction]:
+        warning = known_to_lose(config.select.model_copy(update={"keep_fraction": fraction}))
+        if warning is not None:
+            progress.note(warning)
     prototypes, scores = up_to_scores(workspace, config, executor, progress)
     store, chosen = Store(workspace.store), config.select
     assignments = _assignments(store, scores, prototypes, config)
@@ -247,10 +270,15 @@ def up_to_selection(
     if chosen.keep == AUTO:
         chosen = _advised(chosen, advise(observe(store, scores, assignments), chosen.keep_fraction), progress)
         facts["asked"] = AUTO
-    existing = _existing_selection(workspace.selection, selection_fingerprint(scores, chosen), facts.get("asked"))
-    if existing is not None:
-        return prototypes, scores, existing
-    return prototypes, scores, select(store, scores, assignments, chosen, workspace.selection, facts, progress)
+    paths = {f: workspace.selection_of(f) for f in fractions} or {chosen.keep_fraction: workspace.selection}
+    marks = {f: selection_fingerprint(scores, chosen.model_copy(update={"keep_fraction": f})) for f in paths}
+    found = {f: _existing_selection(path, marks[f], facts.get("asked")) for f, path in paths.items()}
+    missing = {f: path for f, path in paths.items() if found[f] is None}
+    if missing:
+        scored = Scored(store, prototypes, scores, assignments, config.model_copy(update={"select": chosen}))
+        made = select(scored, missing, facts, progress)
+        found.update({float(cast("float", one.settings["keep_fraction"])): one for one in made})
+    return prototypes, scores, [cast("Selection", found[f]) for f in paths]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +314,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
         )
         if embedded.n_embedded == 0:
             raise DataError(f"no sample could be embedded; {_reasons(embedded)}")
-        prototypes, scores, selection = up_to_selection(workspace, config, executor, progress)
+        prototypes, scores, [selection] = up_to_selections(workspace, config, executor, progress)
         manifest = write(
             Store(workspace.store),
             SelectionFile.open(workspace.selection),

@@ -1,25 +1,29 @@
-"""Scores to selection: rank all samples by a policy, keep the first ranks, and say of each sample why."""
+"""Scores to selection: rank all samples by a chain of steps, keep the first ranks, and say of each sample why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
 from sspruning.config import SelectConfig
-from sspruning.errors import StoreError, UsageError
+from sspruning.errors import UsageError
 from sspruning.fingerprint import fingerprint
-from sspruning.policies import POLICIES, PRUNED_REASON, Candidates
 from sspruning.progress import Progress, SilentProgress
-from sspruning.records import F32, I32, I64, U64, BoolArray, JSONValue, Scores, Selection
-from sspruning.stages.cluster import seeded
-from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, save_selection, score_path
+from sspruning.records import JSONValue, Scores, Selection
+from sspruning.stages.candidates import Scored
+from sspruning.stages.chain import Chained, is_nested, run_chain
+from sspruning.stages.exclude import decisive_steps
+from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, save_selection
 from sspruning.storage.store import Store
 
-__all__ = ["kept_count", "select", "selection_fingerprint"]
+__all__ = ["DUPLICATE_OF", "kept_count", "select", "selection_fingerprint"]
+
+KEPT = "kept"
+DUPLICATE_OF = "duplicate_of:"
 
 
 def kept_count(n: int, keep_fraction: float) -> int:
@@ -36,109 +40,83 @@ def kept_count(n: int, keep_fraction: float) -> int:
 
 def selection_fingerprint(scores: Scores, config: SelectConfig) -> str:
     """What a selection depends on."""
-    return fingerprint({"scores": scores.fingerprint, "select": config.as_json()})
-
-
-@dataclass(slots=True)
-class _Columns:
-    """Columns of all samples in store order: 16 bytes a sample."""
-
-    score: F32
-    cluster: I32
-    tie: U64
-
-
-def _columns(store: Store, scores: Scores, assignments: dict[str, Path], seed: int) -> _Columns:
-    n = store.n_rows
-    columns = _Columns(np.empty(n, np.float32), np.empty(n, np.int32), np.empty(n, np.uint64))
-    at = 0
-    for record, hashes in store.key_hashes():
-        rows = slice(at, at + record.n_rows)
-        columns.score[rows] = load_column(
-            score_path(Path(scores.folder), record.shard_id), record.n_rows, np.dtype("<f4")
-        )
-        columns.cluster[rows] = load_column(assignments[record.shard_id], record.n_rows, ASSIGNMENT_DTYPE)["label"]
-        columns.tie[rows] = seeded(hashes, seed)
-        at += record.n_rows
-    return columns
-
-
-def _checked_ranks(ranks: I64, n: int, keep: str) -> I64:
-    """``ranks`` if they are a permutation; a wrong policy must not lose samples."""
-    if ranks.shape != (n,) or not (np.bincount(ranks, minlength=n) == 1).all():
-        raise StoreError(f"policy {keep!r} did not rank every sample exactly once; this is a bug in the policy")
-    return ranks
+    section = config.as_json()
+    if config.steps:
+        section["steps"] = decisive_steps(cast("list[dict[str, dict[str, JSONValue]]]", section["steps"]))
+    return fingerprint({"scores": scores.fingerprint, "select": section})
 
 
 def select(
-    store: Store,
-    scores: Scores,
-    assignments: dict[str, Path],
-    config: SelectConfig,
-    output: Path,
-    facts: dict[str, JSONValue],
-    progress: Progress | None = None,
-) -> Selection:
-    """`Selection` whose rows now stand in ``output``: one for each embedded sample, exactly round(f * n) of them kept.
+    scored: Scored, outputs: dict[float, Path], facts: dict[str, JSONValue], progress: Progress | None = None
+) -> list[Selection]:
+    """`Selection` of each fraction, whose rows now stand in its file: exactly round(f * n) of n samples are kept.
+
+    Where the sets are nested the samples are ranked once for all fractions, else once for each.
 
     Args:
-        store: where keys and rows are.
-        scores: what to select by.
-        assignments: file with the prototype of each row, by shard.
-        config: policy (not auto), fraction, balance, seed.
-        output: path of ``selection.parquet``.
-        facts: metric, geometry, number of prototypes, and `asked` if the policy was advised; kept with the selection.
-        progress: told after each shard.
+        scored: the store, its scores, and the section `select`, whose policy is not auto.
+        outputs: path of ``selection.parquet`` by fraction; the fraction of the section plays no part.
+        facts: metric, geometry, number of prototypes, and `asked` if the policy was advised; kept with each selection.
+        progress: told of each step, and after each shard.
 
     Raises:
-        UsageError: unknown policy, or the fraction keeps nothing.
+        UsageError: an unknown name or option, or a fraction that keeps nothing or more than the steps leave.
 
     Cost:
-        O(n log n); about 60 bytes of memory a sample while ranks are made.
+        about 60 bytes of memory a sample while ranks are made; time as the steps and the policy say.
     """
     progress = progress or SilentProgress()
-    n = store.n_rows
-    count = kept_count(n, config.keep_fraction)
-    columns = _columns(store, scores, assignments, config.seed)
-    candidates = Candidates(
-        score=columns.score,
-        cluster=columns.cluster,
-        second_cluster=columns.cluster,
-        distance=columns.score,
-        tie=columns.tie,
-        centroids=np.empty((0, 0), np.float32),
-        count=count,
-        balance=config.balance,
-        floor=config.floor,
-    )
-    ranks = _checked_ranks(POLICIES.resolve(config.keep)(candidates), n, config.keep)
-    del candidates
-    settings: dict[str, JSONValue] = {**config.as_json(), **facts}
-    selection = Selection(
-        n_embedded=n, n_kept=count, fingerprint=selection_fingerprint(scores, config), settings=settings
-    )
-    with progress.stage("select", n, "samples") as ticker:
+    config, n = scored.config.select, scored.store.n_rows
+    counts = {fraction: kept_count(n, fraction) for fraction in sorted(outputs, reverse=True)}
+    nested, chained, found = is_nested(config), None, []
+    for fraction, count in counts.items():
+        if chained is None or not nested:
+            chained = run_chain(scored, count, outputs[fraction].parent, progress)
+        chosen = config.model_copy(update={"keep_fraction": fraction})
+        settings: dict[str, JSONValue] = {**chosen.as_json(), **facts, "nested": nested}
+        settings["dropped"] = dict(chained.dropped)
+        mark = selection_fingerprint(scored.scores, chosen)
+        selection = Selection(n_embedded=n, n_kept=count, fingerprint=mark, settings=settings)
+        found.append(_saved(scored, chained, selection, outputs[fraction], progress))
+    return found
+
+
+def _saved(scored: Scored, chained: Chained, selection: Selection, output: Path, progress: Progress) -> Selection:
+    """``selection`` after its rows were written."""
+    with progress.stage("select", selection.n_embedded, "samples") as ticker:
 
         def groups() -> Iterator[pa.Table]:
-            for table in _tables(store, columns, assignments, ranks, count, PRUNED_REASON.get(config.keep, "pruned")):
+            for table in _tables(scored, chained, selection.n_kept):
                 ticker.tick(table.num_rows)
                 yield table
 
         return save_selection(output, groups(), selection)
 
 
-def _tables(
-    store: Store, columns: _Columns, assignments: dict[str, Path], ranks: I64, count: int, pruned: str
-) -> Iterator[pa.Table]:
-    """One table for each shard, in store order."""
-    at = 0
+def _keys_of(store: Store, rows: np.ndarray) -> dict[int, str]:
+    """Key of each of the given rows of the whole store."""
+    wanted, found, at = np.unique(rows), dict[int, str](), 0
     for record in store.records():
+        inside = wanted[np.searchsorted(wanted, at) : np.searchsorted(wanted, at + record.n_rows)]
+        if len(inside):
+            with store.open_part(record) as part:
+                keys = part.keys()
+            found.update((row, keys[row - at]) for row in inside.tolist())
+        at += record.n_rows
+    return found
+
+
+def _tables(scored: Scored, chained: Chained, count: int) -> Iterator[pa.Table]:
+    """One table for each shard, in store order."""
+    twin_keys = _keys_of(scored.store, chained.twin[chained.twin >= 0])
+    at = 0
+    for record in scored.store.records():
         rows = slice(at, at + record.n_rows)
         at += record.n_rows
-        with store.open_part(record) as part:
+        with scored.store.open_part(record) as part:
             keys, row = part.keys(), part.column("row")
-        kept: BoolArray = ranks[rows] < count
-        assigned = load_column(assignments[record.shard_id], record.n_rows, ASSIGNMENT_DTYPE)
+        kept = chained.rank[rows] < count
+        assigned = load_column(scored.assignments[record.shard_id], record.n_rows, ASSIGNMENT_DTYPE)
         yield pa.table(
             {
                 "key": pa.array(keys, pa.string()),
@@ -146,14 +124,21 @@ def _tables(
                     np.zeros(record.n_rows, np.int32), pa.array([record.shard_id], pa.string())
                 ),
                 "row": row,
-                "centroid": columns.cluster[rows],
+                "centroid": np.ascontiguousarray(assigned["label"]),
                 "cosine_dist_to_cent": np.ascontiguousarray(assigned["cosine_distance"]),
-                "score": columns.score[rows],
-                "rank": ranks[rows],
+                "score": chained.score[rows],
+                "rank": chained.rank[rows],
                 "kept": kept,
                 "weight": np.ones(record.n_rows, np.float32),
-                "reason": pa.DictionaryArray.from_arrays(
-                    np.where(kept, 0, 1).astype(np.int8), pa.array(["kept", pruned], pa.string())
-                ),
+                "reason": _reasons(chained, rows, kept, twin_keys),
             }
         )
+
+
+def _reasons(chained: Chained, rows: slice, kept: np.ndarray, twin_keys: dict[int, str]) -> pa.Array:
+    """Why each sample of a shard stays or goes, in words."""
+    words = np.array([*chained.reasons, KEPT], object)[np.where(kept, len(chained.reasons), chained.reason[rows])]
+    twins = chained.twin[rows]
+    for place in np.flatnonzero((twins >= 0) & ~kept).tolist():
+        words[place] = DUPLICATE_OF + twin_keys[int(twins[place])]
+    return pa.array(words, pa.string())

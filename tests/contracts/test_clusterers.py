@@ -45,13 +45,21 @@ def test_spherical_centroids_have_length_one_even_if_the_rows_do_not_quite(name,
 
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("spherical", [True, False])
-def test_the_objective_gets_better_with_each_iteration(name, spherical, init):
+def test_the_objective_gets_no_worse_from_one_iteration_to_the_next_and_beats_prototypes_that_never_moved(
+    name, spherical, init
+):
     found = CLUSTERERS.resolve(name)(blobs(), settings(k=7, spherical=spherical, init=init))
     assert found.objective.shape == (8,)
     assert found.objective.dtype == np.float64
-    gain = np.diff(found.objective) * (1 if spherical else -1)
+    better = 1 if spherical else -1
+    gain = np.diff(found.objective) * better
     assert (gain >= -1e-4 * np.abs(found.objective[1:])).all()
-    assert gain.sum() > 0
+    points, some = blobs().astype(np.float64), blobs()[:7].astype(np.float64)
+    if spherical:
+        unmoved = (points @ some.T).max(axis=1).sum()
+    else:
+        unmoved = ((points[:, None] - some[None]) ** 2).sum(axis=2).min(axis=1).sum()
+    assert better * found.objective[-1] > better * unmoved
 
 
 @pytest.mark.parametrize("spherical", [True, False])

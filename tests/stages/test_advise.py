@@ -19,7 +19,7 @@ from sspruning.policies import POLICIES
 from sspruning.progress import SilentProgress
 from sspruning.records import Prototypes
 from sspruning.stages.advise import AUTO, Observed, advise, known_to_lose, observe, order_statistics
-from sspruning.stages.run import Workspace, check_names, prune, up_to_selection
+from sspruning.stages.run import Workspace, check_names, prune, up_to_selections
 from sspruning.stages.score import assignment_path, score
 from sspruning.storage.artifacts import SelectionFile, save_prototypes
 
@@ -195,7 +195,7 @@ class Listening(SilentProgress):
 def selected(store, config):
     """(selection, notes, bytes of the file) of a selection with these settings."""
     progress, workspace = Listening(), Workspace.of(store.path)
-    *_, found = up_to_selection(workspace, config, InlineExecutor(), progress)
+    *_, (found,) = up_to_selections(workspace, config, InlineExecutor(), progress)
     return found, progress.said, workspace.selection.read_bytes()
 
 

@@ -99,7 +99,7 @@ def test_prototypes_say_how_they_came_about(tmp_path, name, spherical):
         pytest.importorskip("faiss")
     store = make_store(tmp_path / "store", split(KEYS, ROWS, [100, 200]))
     config = SMALL.model_copy(update={"name": name, "spherical": spherical})
-    prototypes = cluster(store, config, fingerprint="abc")
+    prototypes = cluster(store, config, mark="abc")
     assert prototypes.centroids.shape == (5, 16)
     assert (prototypes.k, prototypes.sample_size, prototypes.spherical, prototypes.fingerprint) == (
         5,

@@ -10,7 +10,7 @@ from sspruning import api
 from sspruning.config import Config, load_config
 from sspruning.errors import UsageError
 from sspruning.progress import SilentProgress
-from sspruning.stages.run import Workspace, prune, up_to_prototypes, up_to_selection
+from sspruning.stages.run import Workspace, prune, up_to_prototypes, up_to_selections
 
 
 def test_a_run_leaves_its_artefacts_in_one_folder(configured, tmp_path):
@@ -124,10 +124,10 @@ def test_a_warning_for_keeping_few_hard_samples_is_given(store, settings, inline
             self.said = (*self.said, text)
 
     progress = Listening()
-    up_to_selection(Workspace.of(store.path), settings("select.keep_fraction=0.3"), inline, progress)
+    up_to_selections(Workspace.of(store.path), settings("select.keep_fraction=0.3"), inline, progress)
     assert any(note.startswith("warning") and "random" in note for note in progress.said)
     progress = Listening()
-    up_to_selection(Workspace.of(store.path), settings("select.keep_fraction=0.6"), inline, progress)
+    up_to_selections(Workspace.of(store.path), settings("select.keep_fraction=0.6"), inline, progress)
     assert progress.said == ()
 
 

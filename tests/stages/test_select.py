@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sspruning.config import ScoreConfig, SelectConfig
+from sspruning.config import Config, ScoreConfig, SelectConfig
 from sspruning.errors import StoreError, UsageError
 from sspruning.execution.inline import InlineExecutor
-from sspruning.policies import POLICIES
+from sspruning.policies import COUNT_MATTERS, POLICIES
 from sspruning.records import Prototypes
-from sspruning.stages import select as module
+from sspruning.stages import chain as module
+from sspruning.stages.candidates import Scored
 from sspruning.stages.score import assignment_path, score
 from sspruning.stages.select import kept_count, select, selection_fingerprint
 from sspruning.storage.artifacts import SELECTION_SCHEMA, SelectionFile, save_prototypes
@@ -24,6 +25,7 @@ synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_store.py")))
 make_store, keys_of, planted, split = (synthetic[name] for name in ("make_store", "keys_of", "planted", "split"))
 
 N, K = 201, 7
+NESTED = sorted(set(POLICIES) - COUNT_MATTERS)
 SIZES = [60, 0, 1, 140]
 
 
@@ -37,6 +39,7 @@ class Bench:
         self.store = make_store(folder / "store", split(self.keys, rows[order], sizes))
         prototypes = Prototypes(rows[:K].astype(np.float32), False, np.zeros(1), N, "p" * 64)
         save_prototypes(folder / "prototypes.h5", prototypes)
+        self.prototypes = prototypes
         self.scores = score(
             self.store, prototypes, folder / "prototypes.h5", folder / "scores", ScoreConfig(), InlineExecutor()
         )
@@ -45,10 +48,14 @@ class Bench:
             record.shard_id: assignment_path(assigned, record, prototypes, "cosine") for record in self.store.records()
         }
 
-    def select(self, name="selection.parquet", **config):
-        path = self.folder / name
-        chosen = select(self.store, self.scores, self.assignments, SelectConfig(**config), path, {"metric": "m"})
-        return chosen, pq.read_table(path).to_pydict()
+    def scored(self, **chosen):
+        config = Config(select=SelectConfig(**chosen))
+        return Scored(self.store, self.prototypes, self.scores, self.assignments, config)
+
+    def select(self, name="selection.parquet", **chosen):
+        path, fraction = self.folder / name, chosen.get("keep_fraction", 0.8)
+        (found,) = select(self.scored(**chosen), {fraction: path}, {"metric": "m"})
+        return found, pq.read_table(path).to_pydict()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def test_exactly_the_asked_for_share_is_kept(bench, keep, fraction):
     assert table["kept"] == [rank < selection.n_kept for rank in table["rank"]]
 
 
-@pytest.mark.parametrize("keep", sorted(POLICIES))
+@pytest.mark.parametrize("keep", NESTED)
 @pytest.mark.parametrize("floor", ["proportional", "uniform"])
 def test_a_smaller_fraction_keeps_a_subset(bench, keep, floor):
     before, ranks = set(), set()
@@ -154,7 +161,8 @@ def test_the_file_carries_its_facts(bench):
     selection, _ = bench.select(keep="easy", keep_fraction=0.25)
     found = SelectionFile.open(bench.folder / "selection.parquet").selection
     assert found == selection
-    assert found.settings == {**SelectConfig(keep="easy", keep_fraction=0.25).as_json(), "metric": "m"}
+    section = SelectConfig(keep="easy", keep_fraction=0.25).as_json()
+    assert found.settings == {**section, "metric": "m", "nested": True, "dropped": {}}
     assert found.fingerprint == selection_fingerprint(bench.scores, SelectConfig(keep="easy", keep_fraction=0.25))
     assert found.fingerprint != selection_fingerprint(bench.scores, SelectConfig(keep="easy", keep_fraction=0.26))
 
@@ -173,15 +181,9 @@ def test_an_unknown_policy_is_refused(bench):
 
 
 def test_missing_scores_say_what_to_run(bench, tmp_path):
+    lost = replace(bench.scored(), scores=replace(bench.scores, folder=str(tmp_path)))
     with pytest.raises(StoreError, match="run `sspruning score` again"):
-        select(
-            bench.store,
-            replace(bench.scores, folder=str(tmp_path)),
-            bench.assignments,
-            SelectConfig(),
-            tmp_path / "selection.parquet",
-            {},
-        )
+        select(lost, {0.8: tmp_path / "selection.parquet"}, {})
     assert not (tmp_path / "selection.parquet").exists()
 
 
@@ -198,3 +200,28 @@ def test_a_fraction_that_keeps_nothing_is_refused(bench):
     with pytest.raises(UsageError, match="keeps none"):
         bench.select("none.parquet", keep_fraction=0.001)
     assert not (bench.folder / "none.parquet").exists()
+
+
+# several fractions at once
+
+
+def test_several_fractions_are_each_what_one_alone_would_be(bench):
+    fractions = [0.9, 0.3, 0.5]
+    for keep in ("hard", "coverage"):
+        paths = {fraction: bench.folder / f"{keep}-{fraction}.parquet" for fraction in fractions}
+        found = select(bench.scored(keep=keep), paths, {"metric": "m"})
+
+        assert [one.n_kept for one in found] == [181, 100, 60]
+        for fraction, path in paths.items():
+            bench.select("alone.parquet", keep=keep, keep_fraction=fraction)
+            assert path.read_bytes() == (bench.folder / "alone.parquet").read_bytes()
+
+
+def test_nested_sets_are_ranked_once_and_others_once_for_each_fraction(bench, monkeypatch):
+    ranked = []
+    resolve = module.POLICIES.resolve
+    monkeypatch.setattr(module.POLICIES, "resolve", lambda name: ranked.append(name) or resolve(name))
+    for keep in ("hard", "density"):
+        select(bench.scored(keep=keep), {f: bench.folder / f"{f}.parquet" for f in (0.9, 0.5)}, {})
+
+    assert ranked == ["hard", "density", "density"]

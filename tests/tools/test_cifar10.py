@@ -116,8 +116,8 @@ def test_random_subsets_differ_by_seed_and_others_do_not(subsets):
 
 def test_hard_keeps_the_largest_scores_and_easy_the_smallest(subsets):
     score = subsets.scores(SSL, 4)
-    hard = subsets.ranks(SSL, "hard", balance=0.0, k=4, seed=0)
-    easy = subsets.ranks(SSL, "easy", balance=0.0, k=4, seed=0)
+    hard = subsets.ranks(SSL, "hard", balance=0.0, k=4, seed=0, keep=0.5)
+    easy = subsets.ranks(SSL, "easy", balance=0.0, k=4, seed=0, keep=0.5)
 
     assert score[hard < 50].min() >= score[hard >= 50].max()
     assert score[easy < 50].max() <= score[easy >= 50].min()
@@ -127,7 +127,7 @@ def test_outside_scores_go_through_the_product(subsets, data):
     score = np.random.default_rng(0).normal(size=200).astype(np.float32)
     subsets.import_scores("made_up", score)
 
-    hard = subsets.ranks("made_up", "hard", balance=0.0, k=4, seed=0)
+    hard = subsets.ranks("made_up", "hard", balance=0.0, k=4, seed=0, keep=0.5)
 
     assert pq.read_table(subsets.table("made_up")).column("key").to_pylist() == data.keys
     assert np.array_equal(np.argsort(hard), np.argsort(-score, kind="stable"))

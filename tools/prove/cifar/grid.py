@@ -16,6 +16,7 @@ import torch
 from cifar.downstream import Recipe, predict, steps_of_full, train
 from cifar.images import Labelled, load_labelled
 from cifar.subsets import SSL, Subsets
+from sspruning.recipes import RECIPES
 
 __all__ = ["SUPERVISED", "Cell", "Row", "plan", "read_rows", "run_cells"]
 
@@ -34,6 +35,7 @@ class Cell:
     metric: str
     """What the ranks are made from; none for all and random."""
     policy: str
+    """A policy of the product, one of its recipes, or all."""
     balance: float
     k: int
     """Prototypes; 0: the product's own choice."""
@@ -69,6 +71,8 @@ def plan() -> list[Cell]:
 
     random, hard, easy = ("none", RANDOM, 0.0), (SSL, "hard", 0.5), (SSL, "easy", 0.5)
     unbalanced = (SSL, "hard", 0.0)
+    recipes = [(SSL, name, 0.0) for name in sorted(RECIPES) if name not in {"sorscher2022", "guarded-hard"}]
+    coverage = [(SSL, "coverage", 0.0)]
     supervised = [(metric, "hard", 0.5) for metric in SUPERVISED]
     first, later = SEEDS[:1], SEEDS[1:]
     cells = [
@@ -76,7 +80,10 @@ def plan() -> list[Cell]:
         *compare([random, hard, easy], QUOTED_KEEPS, SEEDS, schedule="epochs"),
         *compare(supervised[:3], QUOTED_KEEPS, first, schedule="epochs"),
         *compare([random, hard], (0.5, 0.3), first, schedule="iterations"),
+        *compare(coverage, (0.1, 0.3), first, schedule="epochs"),
         *compare([random, hard, easy], (0.1,), SEEDS, schedule="epochs"),
+        *compare(recipes, (0.3, 0.7), first, schedule="epochs"),
+        *compare(coverage, (0.1, 0.3, 0.5), SEEDS, schedule="epochs"),
         *compare([unbalanced], QUOTED_KEEPS, SEEDS, schedule="epochs"),
         *(Cell("epochs", SSL, "hard", 0.5, k, 0.3, 0) for k in (10, 30, 100, 300, 1000)),
         *compare([random, hard], (0.5, 0.3), later, schedule="iterations"),
@@ -183,4 +190,4 @@ def ranks_of(cell: Cell, subsets: Subsets) -> np.ndarray | None:
     if cell.policy == ALL:
         return None
     seed = cell.seed if cell.policy == RANDOM else 0
-    return subsets.ranks(cell.metric, cell.policy, balance=cell.balance, k=cell.k or None, seed=seed)
+    return subsets.ranks(cell.metric, cell.policy, balance=cell.balance, k=cell.k or None, seed=seed, keep=cell.keep)

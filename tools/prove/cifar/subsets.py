@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 import sspruning
 from sspruning.config import Config, override
+from sspruning.recipes import RECIPES
 from sspruning.records import F32, I64
 from sspruning.storage.artifacts import SelectionFile
 
@@ -47,17 +48,32 @@ class Subsets:
         """Where the outside scores of that name lie."""
         return self.folder / "scores" / f"{name}.parquet"
 
-    def ranks(self, metric: str, policy: str, *, balance: float, k: int | None, seed: int) -> I64:
-        """(n,) int64: rank of each image; a fraction keeps the smallest ranks."""
-        cached = self.folder / "ranks" / f"{metric}-{policy}-b{balance}-k{k}-s{seed}.npy"
+    def ranks(self, metric: str, policy: str, *, balance: float, k: int | None, seed: int, keep: float) -> I64:
+        """(n,) int64: rank of each image; a fraction keeps the smallest ranks.
+
+        Args:
+            metric: what makes the scores.
+            policy: a policy, or a recipe of the product with its own steps, options and balance.
+            balance: cluster floor of a policy.
+            k: prototypes; None: the product's choice.
+            seed: of draws and ties.
+            keep: the fraction; the ranks of some recipes are good for one fraction only.
+        """
+        name = (
+            f"{metric}-{policy}-k{k}-s{seed}-f{keep}"
+            if policy in RECIPES
+            else f"{metric}-{policy}-b{balance}-k{k}-s{seed}"
+        )
+        cached = self.folder / "ranks" / f"{name}.npy"
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
-            np.save(cached, self._column("rank", metric, policy, balance, k, seed))
+            chosen = {"recipe": policy} if policy in RECIPES else {"recipe": "", "keep": policy, "balance": balance}
+            np.save(cached, self._column("rank", metric, {**chosen, "seed": seed, "keep_fraction": keep}, k))
         return np.load(cached)
 
     def scores(self, metric: str, k: int | None = None) -> F32:
         """(n,) float32 scores of a metric, larger = harder."""
-        return self._column("score", metric, "hard", 0.0, k, 0)
+        return self._column("score", metric, {"recipe": "", "keep": "hard", "keep_fraction": 0.9}, k)
 
     def embeddings(self) -> F32:
         """(n, d) float32 unit embeddings in the order of ``keys``."""
@@ -66,14 +82,14 @@ class Subsets:
             found.update(zip(chunk.keys, chunk.embeddings.astype(np.float32), strict=True))
         return np.stack([found[key] for key in self.keys])
 
-    def _column(self, column: str, metric: str, policy: str, balance: float, k: int | None, seed: int) -> np.ndarray:
-        outside = metric not in PRODUCT_METRICS and policy != "random"
+    def _column(self, column: str, metric: str, chosen: dict, k: int | None) -> np.ndarray:
+        outside = metric not in PRODUCT_METRICS and chosen.get("keep") != "random"
         score = {"metric": "imported", "table": str(self.table(metric))} if outside else {}
         if metric in PRODUCT_METRICS:
             score = {"metric": PRODUCT_METRICS[metric]}
         config = override(self.config, "cluster", n_clusters=k)
         config = override(config, "score", **score)
-        config = override(config, "select", keep=policy, balance=balance, seed=seed, keep_fraction=0.9)
+        config = override(config, "select", **chosen)
         selection = sspruning.select(self.folder / "store", config=config).selection
         file = SelectionFile.open(Path(selection.path))
         held = dict(zip(file.column("key"), file.column(column), strict=True))
