@@ -21,11 +21,12 @@ from sspruning.stages.embed import embed as embed_stage
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.plan import Plan, make_plan
-from sspruning.stages.run import RunResult, Workspace, executor_for, prune
+from sspruning.stages.run import RunResult, executor_for, prune
 from sspruning.stages.sidecars import META
 from sspruning.stages.status import Status, status
 from sspruning.stages.sweep import SweepRow, compare_selections
 from sspruning.stages.verify import VerifyReport, verify
+from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write as write_stage
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.corpus import open_corpus

@@ -17,7 +17,8 @@ from sspruning.stages.export import FORMS, ExportReport, export_selection
 from sspruning.stages.export_embeddings import EMBEDDING_FORMS, EmbeddingsReport, export_embeddings
 from sspruning.stages.import_embeddings import import_embeddings as import_stage
 from sspruning.stages.plan import make_plan
-from sspruning.stages.run import Workspace, executor_for
+from sspruning.stages.run import executor_for
+from sspruning.stages.workspace import Workspace
 from sspruning.storage.corpus import open_corpus
 from sspruning.storage.store import Store
 

@@ -203,6 +203,6 @@ def overridden(config: Config, sections: dict[str, dict[str, Any]], sets: list[s
 
 def stored(folder: Path, sections: dict[str, dict[str, Any]], sets: list[str] | None) -> Config:
     """Settings last used for a store, with flags and ``--set`` on top."""
-    from sspruning.stages.run import Workspace
+    from sspruning.stages.workspace import Workspace
 
     return overridden(Workspace.of(folder).load_config(), sections, sets)

@@ -326,8 +326,7 @@ def test_a_stop_that_hangs_is_cut_off():
     code = (
         "import time\nfrom sspruning import terminal\nterminal.STOP_WITHIN_S = 0.5\n"
         "@terminal.verb\ndef hang():\n"
-        "    print('ready', flush=True)\n"
-        "    try:\n        time.sleep(60)\n    finally:\n        time.sleep(60)\n"
+        "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n    finally:\n        time.sleep(60)\n"
         "hang()"
     )
     process = subprocess.Popen(

@@ -36,7 +36,10 @@ def balanced_kmeans(sample: F32, settings: KMeansSettings) -> Clustering:
         MachineError: FAISS is missing, or a GPU was asked for and none works.
 
     Cost:
-        O(niter m k d) time, 2.5 times that of `faiss_kmeans`, most of it on the CPU; the sample is not copied.
+        O(niter m k d) time, 2.5 times the iterations of `faiss_kmeans`, four fifths of them always on the CPU; the
+        sample is not copied. Measured at k = 1000 and niter = 20, one thread: 3.6 times the time; coefficient of
+        variation of the sizes 0.71 -> 0.20 and 0.39 -> 0.09, largest over mean 4.1 -> 1.7 and 2.5 -> 1.4, 1 - cosine
+        0.7 % and 1.3 % smaller (60,000 planted long-tailed rows with d = 128, 50,000 image embeddings with d = 384).
 
     Source:
         Moves: splits and merges as of ISODATA, Ball and Hall 1965, with a fixed k. Penalties: frequency-sensitive

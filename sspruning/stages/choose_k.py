@@ -263,7 +263,7 @@ def _recommended(tried: list[TriedK]) -> tuple[TriedK, str]:
     smaller. Where nothing meets a condition, the condition is dropped, and the reason or a warning says so.
     """
     enough = [entry for entry in tried if entry.rows_each >= MIN_POINTS_PER_CLUSTER] or tried
-    pairs = list(pairwise(tried))[: len(enough)]  # the largest k with enough samples has a larger neighbour, too
+    pairs = list(pairwise(tried))[: len(enough)]  # without those of which both have too few samples
     flat = {entry.k for pair in pairs if (pair[0].next_corrected or 0.0) >= SAME_ORDER for entry in pair}
     plateau = [entry for entry in enough if entry.k in flat]
     chosen = max(plateau or enough, key=lambda entry: entry.firmness)

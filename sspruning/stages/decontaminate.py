@@ -111,7 +111,8 @@ def decontaminate(
         output: the table; None: ``contaminated.parquet`` in ``folder``.
 
     Raises:
-        UsageError: a threshold outside (0, 1), or an evaluation shard that is a shard of the store.
+        UsageError: a threshold outside (0, 1), an evaluation shard that is a shard of the store, or a store of imported
+            embeddings.
         StoreError: ``spec`` is not the encoder that made the store.
         DataError: an evaluation shard that cannot be read, or none with an image: the comparison would have gaps.
 
@@ -124,6 +125,11 @@ def decontaminate(
     progress = progress or SilentProgress()
     if not 0 < threshold < 1:
         raise UsageError(f"a threshold of {threshold}: expected a cosine above 0 and below 1, such as {THRESHOLD}")
+    if _encoder_name(store) == "imported":
+        raise UsageError(
+            f"{store.path}: its embeddings were imported, so nothing here can embed evaluation shards in the same way; "
+            "embed the corpus with an encoder of sspruning, into another store, and check that one"
+        )
     _refuse_own_shards(store, against)
     side, limits = _side_store(store, against, folder / "against", image_key)
     try:
@@ -132,6 +138,11 @@ def decontaminate(
         raise StoreError(f"evaluation shards have to be embedded as {store.path} was: {error}") from error
     _refuse_gaps(against, report)
     return compare(store, Store(side), output or folder / f"{REASON}.parquet", threshold, progress)
+
+
+def _encoder_name(store: Store) -> JSONValue:
+    identity = store.settings["encoder"]
+    return identity.get("encoder") if isinstance(identity, dict) else None
 
 
 def _refuse_own_shards(store: Store, against: Corpus) -> None:

@@ -52,7 +52,7 @@ class Drift:
     share_change: float
     """Share of the new samples that would have to change prototype to be spread like the old (total variation)."""
     share_change_by_chance: float
-    """What to expect of it from as many samples of one distribution; a little too high rather than too low."""
+    """What to expect of it from as many samples of one distribution, to a tenth."""
     n_unvisited: int
     """Prototypes of old samples that no new one fell to."""
     n_unvisited_by_chance: float
@@ -94,7 +94,8 @@ def drift(store: Store, assignments: dict[str, Path], old: Collection[str]) -> D
     n_old, n_new = int(sizes[0].sum()), int(sizes[1].sum())
     if n_old == 0:
         raise UsageError(
-            f"{store.path}: no sample is left of the shards that the prototypes were made of; cluster again"
+            f"{store.path}: no sample is left of the shards that the prototypes were made of, so they cannot be used "
+            "again; make new ones with `sspruning cluster STORE --force`"
         )
     mean, ks, farther = _distances(store, assignments, old, sizes[0], cosines)
     margin = math.sqrt(math.log(1 / CHANCE) / 2 * (1 / n_old + 1 / n_new)) if n_new else 1.0
@@ -184,7 +185,7 @@ def _histogram(distance: F64) -> I64:
 def _share_change(sizes: I64) -> tuple[float, float]:
     """Total variation between old and new shares of the prototypes, and what to expect of it by chance.
 
-    The difference of two shares has a normal distribution where they rest on many samples; where they do not, it is at
+    The difference of two shares is nearly normal where they rest on many samples; where they do not, its mean is at
     most the sum of both.
     """
     n_old, n_new = sizes.sum(axis=1).tolist()

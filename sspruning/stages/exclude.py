@@ -169,7 +169,7 @@ def excluded(store: Store, table: Path, progress: Progress | None = None) -> Exc
 
 def _in_words(table: Path, found: Excluded) -> str:
     if found.n_keys == 0:
-        return f"warning: {table}: excludes nothing: it holds no keys"
+        return f"{table}: holds no keys, so it excludes nothing"
     if found.n_absent == found.n_keys:
         return (
             f"warning: {table}: excludes nothing: none of its {found.n_keys:,} keys, such as "

@@ -11,8 +11,8 @@ from typing import cast
 
 from sspruning.clusterers import CLUSTERERS
 from sspruning.clusterers.faiss_kmeans import import_faiss
-from sspruning.config import ClusterConfig, Config, SelectConfig, default_workers, load_config
-from sspruning.errors import DataError, StoreError, UsageError
+from sspruning.config import ClusterConfig, Config, SelectConfig, default_workers
+from sspruning.errors import DataError, StoreError
 from sspruning.execution import EXECUTORS, Executor, make_executor
 from sspruning.fingerprint import fingerprint, short
 from sspruning.policies import POLICIES
@@ -28,96 +28,22 @@ from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
 from sspruning.stages.sidecars import META
+from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import refuse_nested_output, write
 from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
-from sspruning.storage.atomic import sweep, write_bytes
+from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import open_corpus
 from sspruning.storage.store import Store
 
-__all__ = ["RunResult", "Workspace", "executor_for", "prune", "up_to_advice", "up_to_selections"]
-
-
-CONFIG_HEADER = "# Settings last used here, written by sspruning.\n"
-
-
-def _is_ours(path: Path) -> bool:
-    """True if a configuration was written by `Workspace.save_config`, not by a person."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            return stream.readline() == CONFIG_HEADER
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """Where the artefacts of one store lie: in the run folder around it, or inside the store when it stands alone."""
-
-    root: Path
-    store: Path
-
-    @classmethod
-    def of(cls, folder: Path) -> Workspace:
-        """The workspace of a store, or of a run folder that holds one."""
-        if (folder / "store" / "store.json").exists():
-            return cls(folder, folder / "store")
-        if folder.name == "store" and _is_ours(folder.parent / "config.yaml"):
-            return cls(folder.parent, folder)
-        return cls(folder, folder)
-
-    @property
-    def config(self) -> Path:
-        """The settings that were last used, stage by stage."""
-        return self.root / "config.yaml"
-
-    @property
-    def prototypes(self) -> Path:
-        """The clustering."""
-        return self.root / "prototypes.h5"
-
-    @property
-    def scores(self) -> Path:
-        """Folder of assignments and scores."""
-        return self.root / "scores"
-
-    @property
-    def selection(self) -> Path:
-        """The last selection."""
-        return self.root / "selection.parquet"
-
-    def selection_of(self, fraction: float) -> Path:
-        """One of several selections, by the fraction that it keeps."""
-        return self.root / f"selection-{fraction:g}.parquet"
-
-    @property
-    def events(self) -> Path:
-        """Log for machines."""
-        return self.root / "events.jsonl"
-
-    def sweep_scores(self) -> None:
-        """Remove what dead processes left unfinished among the scores."""
-        for folder in self.scores.glob("*"):
-            sweep(folder)
-
-    def worked_in(self) -> list[Path]:
-        """Folders that workers write into."""
-        return [self.store / "parts", self.scores / "assignment"]
-
-    def load_config(self, overrides: list[str] | None = None) -> Config:
-        """Settings last used here, with overrides on top; the defaults where there are none."""
-        return load_config(self.config if self.config.exists() else None, overrides)
-
-    def save_config(self, config: Config) -> None:
-        """Keep the settings, so that later verbs go on with them. An unchanged file is left alone.
-
-        Raises:
-            UsageError: a person's own file stands there.
-        """
-        if self.config.exists() and not _is_ours(self.config):
-            raise UsageError(f"{self.config}: not written by sspruning, so it is left alone; name another folder")
-        text = CONFIG_HEADER + config.to_yaml()
-        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
-            write_bytes(self.config, text.encode())
+__all__ = [
+    "RunResult",
+    "are_current",
+    "executor_for",
+    "prototypes_mark",
+    "prune",
+    "up_to_advice",
+    "up_to_selections",
+]
 
 
 @contextmanager
@@ -157,26 +83,35 @@ def check_names(config: Config) -> None:
         import_faiss()
 
 
-def _usable_prototypes(workspace: Workspace, mark: str, config: ClusterConfig) -> Prototypes | None:
-    """Existing prototypes if they are the ones asked for, or may serve for more data; None if they have to be made."""
+def prototypes_mark(store: Store, config: ClusterConfig) -> str:
+    """What prototypes depend on: all parts, and the settings that decide."""
+    return fingerprint({"content": store.content_fingerprint(), "cluster": clustering_fingerprint(config)})
+
+
+def are_current(found: Prototypes, store: Store, config: ClusterConfig) -> bool:
+    """True if prototypes are the ones asked for, or may serve for more data."""
+    joins = config.reuse and found.info.get("settings") == clustering_fingerprint(config)
+    return joins or found.fingerprint == prototypes_mark(store, config)
+
+
+def _current_prototypes(workspace: Workspace, store: Store, config: ClusterConfig) -> Prototypes | None:
+    """Existing prototypes if they will do; None if they have to be made."""
     if not workspace.prototypes.exists():
         return None
     try:
         found = load_prototypes(workspace.prototypes)
     except StoreError:
         return None
-    joins = config.reuse and found.info.get("settings") == clustering_fingerprint(config)
-    return found if found.fingerprint == mark or joins else None
+    return found if are_current(found, store, config) else None
 
 
 def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
     """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
     store = Store(workspace.store)
-    mark = fingerprint({"content": store.content_fingerprint(), "cluster": clustering_fingerprint(config.cluster)})
-    found = None if force else _usable_prototypes(workspace, mark, config.cluster)
+    found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
     if found is None:
-        found = cluster(store, config.cluster, progress, mark)
+        found = cluster(store, config.cluster, progress, prototypes_mark(store, config.cluster))
         save_prototypes(workspace.prototypes, found)
     return found
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sspruning.errors import StoreError
-from sspruning.fingerprint import fingerprint
-from sspruning.stages.run import Workspace
+from sspruning.stages.run import are_current
+from sspruning.stages.workspace import Workspace
 from sspruning.storage.artifacts import SelectionFile, load_prototypes
 from sspruning.storage.store import Store
 
@@ -79,9 +79,9 @@ def _prototypes_in_words(workspace: Workspace, store: Store) -> str:
         found = load_prototypes(workspace.prototypes)
     except StoreError as error:
         return str(error)
-    mark = fingerprint({"content": store.content_fingerprint(), "cluster": workspace.load_config().cluster.as_json()})
     words = f"{found.k} prototypes from {found.sample_size:,} samples"
-    return words if found.fingerprint == mark else f"{words}, stale: made from other parts or settings"
+    current = are_current(found, store, workspace.load_config().cluster)
+    return words if current else f"{words}, stale: made from other parts or settings"
 
 
 def _selection_in_words(workspace: Workspace) -> str:

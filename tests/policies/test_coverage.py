@@ -147,22 +147,40 @@ def test_any_scores_will_do_for_hardness(score):
         np.testing.assert_array_equal(kept, kept_by(coverage, candidates, 30))
 
 
-def test_the_first_ranks_take_from_all_clusters_in_turn():
-    candidates = planted(sizes=(200, 200, 200, 200), d=32, spread=0.1).candidates
-    ranks = coverage(replace(candidates, count=400))
-    for count in (8, 100, 600):
-        assert np.ptp(np.bincount(candidates.cluster[ranks < count], minlength=4)) <= 1
+def test_negative_scores_count_from_the_lowest():
+    candidates = planted(sizes=(200, 200)).candidates
+    score = np.where(candidates.cluster == 0, -1.0, -2.0) - np.random.default_rng(0).random(400)
+    kept = kept_by(coverage, replace(candidates, score=score.astype(np.float32)), 200, hardness=1.0)
+    assert kept[candidates.cluster == 0].sum() == pytest.approx(150, abs=5)  # 1.5 against 0.5 above the lowest
+
+
+def test_groups_that_came_out_empty_are_made_up_for_by_the_farthest_one_after_another(monkeypatch):
+    monkeypatch.setattr(module, "_lloyd", lambda similarity, k, niter: np.zeros(len(similarity), np.int64))
+    candidates = planted(sizes=(60,), copies=20, cosine=0.999).candidates
+    rows = unit_rows(candidates.vectors[slice(None)])
+    first = int((rows @ rows.sum(axis=0)).argmax())
+    expected = [first]
+    for _ in range(11):
+        expected.append(int((rows @ rows[expected].T).max(axis=1).argmin()))
+    assert np.flatnonzero(kept_by(coverage, candidates, 12)).tolist() == sorted(expected)
+
+
+def test_the_first_ranks_take_from_all_clusters_by_their_size():
+    candidates = planted(sizes=(400, 200, 100, 20), d=32, spread=0.1).candidates
+    ranks = coverage(replace(candidates, count=360))
+    for count in (9, 100, 360, 600):
+        share = np.bincount(candidates.cluster) * count / 720
+        assert (np.abs(np.bincount(candidates.cluster[ranks < count], minlength=4) - share) <= 1).all()
 
 
 @pytest.mark.parametrize("group", [1024, 64])
-def test_the_order_of_rows_changes_nothing(monkeypatch, group):
+@pytest.mark.parametrize("hardness", [0.0, 1.0])
+def test_the_order_of_rows_changes_nothing(monkeypatch, group, hardness):
     monkeypatch.setattr(module, "GROUP", group)
     candidates = replace(planted(copies=40, outliers=5).candidates, count=150)
     order = np.random.default_rng(1).permutation(len(candidates))
-    for options in ({}, {"hardness": 1.0}):
-        np.testing.assert_array_equal(
-            coverage(candidates.take(order), **options), coverage(candidates, **options)[order]
-        )
+    ranks = coverage(candidates, hardness=hardness)
+    np.testing.assert_array_equal(coverage(candidates.take(order), hardness=hardness), ranks[order])
 
 
 def test_cosines_are_exact_whatever_the_order_of_addition():

@@ -19,8 +19,9 @@ from sspruning.policies import POLICIES
 from sspruning.progress import SilentProgress
 from sspruning.records import Prototypes
 from sspruning.stages.advise import AUTO, Observed, advise, known_to_lose, observe, order_statistics
-from sspruning.stages.run import Workspace, check_names, prune, up_to_selections
+from sspruning.stages.run import check_names, prune, up_to_selections
 from sspruning.stages.score import assignment_path, score
+from sspruning.stages.workspace import Workspace
 from sspruning.storage.artifacts import SelectionFile, save_prototypes
 
 pytest.importorskip("faiss")

@@ -115,7 +115,7 @@ def test_clustering_again_makes_prototypes_of_the_survivors_alone(scored, tmp_pa
     similarity = rows @ again.centroids.T.astype(np.float64)
     np.testing.assert_array_equal(again.cluster, similarity.argmax(1))
     np.testing.assert_allclose(again.score, 1 - similarity.max(1) / np.linalg.norm(rows, axis=1), atol=2e-4)
-    assert again.tie is not None and len(again) == len(some)
+    assert len(again) == len(some)
 
 
 def test_scores_of_survivors_are_those_of_the_new_prototypes(scored, tmp_path):

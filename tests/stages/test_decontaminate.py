@@ -307,6 +307,12 @@ def test_the_corpus_is_not_compared_with_itself(store, tmp_path):
         checked(store, tmp_path, inputs="shards")
 
 
+def test_a_store_of_imported_embeddings_is_refused_with_a_way_out(leaked, tmp_path):
+    Store.create(tmp_path / "store", {"dim": 4, "encoder": {"encoder": "imported", "model": "clip"}}).set_shards(())
+    with pytest.raises(UsageError, match=r"were imported.*embed the corpus"):
+        checked(Store(tmp_path / "store"), tmp_path)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 1.5, float("nan")])
 def test_a_threshold_that_is_no_cosine_between_0_and_1_is_refused(store, leaked, tmp_path, threshold):
     with pytest.raises(UsageError, match="threshold"):

@@ -13,6 +13,7 @@ from sspruning.errors import StoreError, UsageError
 from sspruning.execution.inline import InlineExecutor
 from sspruning.metrics.distances import unit_rows
 from sspruning.records import Prototypes
+from sspruning.stages import drift as module
 from sspruning.stages.drift import BINS, drift
 from sspruning.stages.score import assignment_path, score
 from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, save_prototypes
@@ -176,28 +177,34 @@ def test_numbers_are_those_of_a_plain_computation(distance, tmp_path):
     assert found.n_unvisited == ((counts[0] > 0) & (counts[1] == 0)).sum()
 
 
-def test_where_clusters_are_tiny_the_second_prototype_counts(tmp_path):
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_each_old_distance_is_the_one_without_the_sample(distance, tmp_path):
     world = World(14, d=16, groups=4)
-    bench = Bench(tmp_path, world.draw(400), world.draw(150), k=130)
-    old = without(bench, cap=True)
-    assert len(old) == 400  # those that are alone as well
-    assert without(bench, cap=False).mean() > 1.1 * old.mean()
-    assert bench.drift().old_distance == pytest.approx(old.mean(), rel=0.02)
+    bench = Bench(tmp_path, world.draw(400), world.draw(150), k=130, distance=distance)
+    rows = bench.rows("old1", "old2")
+    own = np.bincount(rows["label"])[rows["label"]]
+    assert (own == 1).any()
+    cosines = np.bincount(rows["label"], 1.0 - rows["cosine_distance"])
+    found, sizes = module._left_out(rows, rows["cosine_distance"].astype(np.float64), own, cosines)
+    np.testing.assert_array_equal(sizes, own if distance == "cosine" else own[own > 1])
+    np.testing.assert_allclose(
+        found, without(bench, cap=distance == "cosine"), rtol=0, atol=3e-4
+    )  # rounding to float16
 
 
-@pytest.mark.parametrize("n_new", [100, 15])
-def test_what_is_expected_by_chance_is_what_chance_brings_about(n_new, tmp_path):
+@pytest.mark.parametrize(("n_new", "k"), [(100, 50), (15, 50), (30, 300)])
+def test_what_is_expected_by_chance_is_what_chance_brings_about(n_new, k, tmp_path):
     world = World(9)
-    bench = Bench(tmp_path, world.draw(900), world.draw(n_new), k=50)
+    bench = Bench(tmp_path, world.draw(900), world.draw(n_new), k=k)
     found = bench.drift()
     label = bench.rows("old1", "old2", "new1", "new2")["label"]
     rng, changes, unvisited = np.random.default_rng(0), [], []
     for _ in range(200):
         drawn = rng.permutation(label)
-        old, new = np.bincount(drawn[:900], minlength=50) / 900, np.bincount(drawn[900:], minlength=50) / n_new
+        old, new = np.bincount(drawn[:900], minlength=k) / 900, np.bincount(drawn[900:], minlength=k) / n_new
         changes.append(0.5 * np.abs(old - new).sum())
         unvisited.append((new == 0).sum())
-    assert np.mean(changes) < found.share_change_by_chance < 1.15 * np.mean(changes)
+    assert found.share_change_by_chance == pytest.approx(np.mean(changes), rel=0.1)
     assert found.n_unvisited_by_chance == pytest.approx(np.mean(unvisited), rel=0.1)
     assert np.mean(np.array(changes) > found.share_change_by_chance + found.margin) < 0.01
 
@@ -220,7 +227,7 @@ def test_without_new_samples_everything_fits(tmp_path):
 
 def test_without_old_samples_there_is_nothing_to_compare_with(tmp_path):
     world = World(12)
-    with pytest.raises(UsageError, match="cluster again"):
+    with pytest.raises(UsageError, match="cluster STORE --force"):
         Bench(tmp_path, world.draw(300), world.draw(60), k=10).drift(["gone"])
 
 

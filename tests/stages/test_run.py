@@ -10,7 +10,8 @@ from sspruning import api
 from sspruning.config import Config, load_config
 from sspruning.errors import UsageError
 from sspruning.progress import SilentProgress
-from sspruning.stages.run import Workspace, prune, up_to_prototypes, up_to_selections
+from sspruning.stages.run import prune, up_to_prototypes, up_to_selections
+from sspruning.stages.workspace import Workspace
 
 
 def test_a_run_leaves_its_artefacts_in_one_folder(configured, tmp_path):

@@ -15,7 +15,8 @@ from sspruning.execution import Executor, make_executor
 from sspruning.progress import SilentProgress
 from sspruning.records import EncoderSpec
 from sspruning.stages.embed import embed
-from sspruning.stages.run import Workspace, up_to_selection
+from sspruning.stages.run import up_to_selection
+from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.corpus import open_corpus

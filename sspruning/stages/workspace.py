@@ -1,0 +1,94 @@
+"""Where the artefacts of a store lie, and the settings that were last used on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sspruning.config import Config, load_config
+from sspruning.errors import UsageError
+from sspruning.storage.atomic import sweep, write_bytes
+
+__all__ = ["Workspace"]
+
+CONFIG_HEADER = "# Settings last used here, written by sspruning.\n"
+
+
+def _is_ours(path: Path) -> bool:
+    """True if a configuration was written by `Workspace.save_config`, not by a person."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return stream.readline() == CONFIG_HEADER
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where the artefacts of one store lie: in the run folder around it, or inside the store when it stands alone."""
+
+    root: Path
+    store: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> Workspace:
+        """The workspace of a store, or of a run folder that holds one."""
+        if (folder / "store" / "store.json").exists():
+            return cls(folder, folder / "store")
+        if folder.name == "store" and _is_ours(folder.parent / "config.yaml"):
+            return cls(folder.parent, folder)
+        return cls(folder, folder)
+
+    @property
+    def config(self) -> Path:
+        """The settings that were last used, stage by stage."""
+        return self.root / "config.yaml"
+
+    @property
+    def prototypes(self) -> Path:
+        """The clustering."""
+        return self.root / "prototypes.h5"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of assignments and scores."""
+        return self.root / "scores"
+
+    @property
+    def selection(self) -> Path:
+        """The last selection."""
+        return self.root / "selection.parquet"
+
+    def selection_of(self, fraction: float) -> Path:
+        """One of several selections, by the fraction that it keeps."""
+        return self.root / f"selection-{fraction:g}.parquet"
+
+    @property
+    def events(self) -> Path:
+        """Log for machines."""
+        return self.root / "events.jsonl"
+
+    def sweep_scores(self) -> None:
+        """Remove what dead processes left unfinished among the scores."""
+        for folder in self.scores.glob("*"):
+            sweep(folder)
+
+    def worked_in(self) -> list[Path]:
+        """Folders that workers write into."""
+        return [self.store / "parts", self.scores / "assignment"]
+
+    def load_config(self, overrides: list[str] | None = None) -> Config:
+        """Settings last used here, with overrides on top; the defaults where there are none."""
+        return load_config(self.config if self.config.exists() else None, overrides)
+
+    def save_config(self, config: Config) -> None:
+        """Keep the settings, so that later verbs go on with them. An unchanged file is left alone.
+
+        Raises:
+            UsageError: a person's own file stands there.
+        """
+        if self.config.exists() and not _is_ours(self.config):
+            raise UsageError(f"{self.config}: not written by sspruning, so it is left alone; name another folder")
+        text = CONFIG_HEADER + config.to_yaml()
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
+            write_bytes(self.config, text.encode())
