@@ -37,7 +37,7 @@ def dedup(
     Args:
         candidates: n samples; with vectors for ``threshold`` and ``share``, with content for ``exact``.
         threshold: cosine in (0, 1) above which two samples are near. With neither this nor ``share``: exact ones only.
-        share: share of the samples that stays, in (0, 1).
+        share: share of the samples that stays, in [0, 1); 0: as few as will be kept.
         survivor: who comes first: `hard` (larger score), `easy` (smaller), `random` (smaller tie), `first` (position).
         exact: whether images of equal bytes are duplicates whatever their embeddings and clusters.
 
@@ -72,9 +72,10 @@ def dedup(
 def _check(candidates: Candidates, threshold: float | None, share: float | None, survivor: str, *, exact: bool) -> None:
     if threshold is not None and share is not None:
         raise UsageError("filter 'dedup' takes a threshold or a share, not both")
-    for name, value in (("threshold", threshold), ("share", share)):
-        if value is not None and not (isinstance(value, int | float) and 0 < value < 1):
-            raise UsageError(f"filter 'dedup': {name} must lie between 0 and 1, both excluded; got {value!r}")
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
+        raise UsageError(f"filter 'dedup': threshold must lie between 0 and 1, both excluded; got {threshold!r}")
+    if share is not None and not (isinstance(share, int | float) and 0 <= share < 1):
+        raise UsageError(f"filter 'dedup': share must be at least 0 and below 1; got {share!r}")
     if survivor not in SURVIVORS:
         raise UsageError(f"filter 'dedup': survivor must be one of {', '.join(SURVIVORS)}; got {survivor!r}")
     if exact and candidates.content is None:

@@ -16,7 +16,7 @@ __all__ = ["found_at_share"]
 SAMPLE_ROWS = 20_000  # at least so many samples stand for all in the first search
 SAMPLE_SHARE = 0.1
 LEAST, MOST = 1e-7, 1.0  # 1 - threshold: from the resolution of float16 to right angles
-SLACK = 0.005  # share of the samples that may go too many, to be put back
+SLACK = 0.01  # share of the samples that may go too many, to be put back
 NARROW = 1.02  # ratio of two distances between which a search stops
 TRIES = 40
 

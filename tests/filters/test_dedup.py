@@ -236,7 +236,8 @@ def test_equal_images_are_put_back_last_but_the_share_holds():
 
 def test_a_share_never_leaves_fewer_than_will_be_kept():
     _, candidates = corpus(4)
-    assert (~dedup(replace(candidates, count=120), share=0.1).drop).sum() == 120
+    for share in (0.0, 0.1):
+        assert (~dedup(replace(candidates, count=120), share=share).drop).sum() == 120
     assert not dedup(replace(candidates, count=len(candidates)), share=0.1).drop.any()
 
 
@@ -308,7 +309,7 @@ def test_a_clique_is_compared_with_the_one_that_stays_only(monkeypatch):
     [
         ({"threshold": 0.9, "share": 0.5}, "a threshold or a share, not both"),
         ({"threshold": 1.0}, r"threshold must lie between 0 and 1, both excluded; got 1\.0"),
-        ({"share": 0.0}, r"share must lie between 0 and 1, both excluded; got 0\.0"),
+        ({"share": 1.0}, r"share must be at least 0 and below 1; got 1\.0"),
         ({"threshold": "0.9"}, r"threshold must lie between 0 and 1, both excluded; got '0\.9'"),
         ({"survivor": "best"}, "survivor must be one of hard, easy, random, first; got 'best'"),
     ],
