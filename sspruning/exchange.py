@@ -64,7 +64,7 @@ def export(
         Store(workspace.store),
         Path(output),
         to,
-        selection=selection if selection.exists() else None,
+        selection=selection if to == "atlas" and selection.exists() else None,
         overwrite=overwrite,
         progress=progress or SilentProgress(),
     )

@@ -311,7 +311,9 @@ def test_format_names_every_attribute_of_a_part(written, specification):
 def test_format_names_every_reason_to_skip(specification):
     reasons = table(section(specification, "2.1").split("`reasons`, a JSON list")[1])
     listed = {reason for row in reasons for reason in row[0].split(", ")}
-    sources = [ROOT / "sspruning" / name for name in ("stages/embed_shard.py", "storage/samples.py")]
+    sources = [
+        ROOT / "sspruning" / name for name in ("stages/embed_shard.py", "stages/import_shard.py", "storage/samples.py")
+    ]
     text = "\n".join(path.read_text() for path in sources)
 
     assert set(REASONS) <= listed

@@ -28,8 +28,8 @@ def hierarchical_kmeans(sample: F32, settings: KMeansSettings) -> Clustering:
 
     The objective's ``niter`` values, each a sum over the whole sample: first those of the iterations inside the cells,
     where a row counts with the nearest prototype of its own cell, then those of the iterations over everything. The
-    coarse level runs ``niter`` iterations before that; its last value is ``info["coarse_objective"]``. FAISS adds up both
-    in float32, so the last digits of all but the iterations over everything depend on the number of threads.
+    coarse level runs ``niter`` iterations before that; its last value is ``info["coarse_objective"]``. FAISS adds
+    up all but the iterations over everything, in float32, with last digits that depend on the number of threads.
 
     Args:
         sample: (m, d) float32, m >= k.

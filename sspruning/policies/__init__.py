@@ -52,7 +52,7 @@ PRUNED_REASON = {
 }
 """What ``selection.parquet`` says of the samples that a policy drops."""
 
-NEEDS_VECTORS: frozenset[str] = frozenset({"coverage", "hierarchical", "d2"})
+NEEDS_VECTORS: frozenset[str] = frozenset({"coverage", "d2"})
 """Policies that read embeddings, not only scores and clusters."""
 
 COUNT_MATTERS: frozenset[str] = frozenset({"density", "coverage"})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +86,7 @@ def _file(table: str | Path) -> Path:
     return path
 
 
-def decisive_steps(steps: list[dict[str, dict[str, JSONValue]]]) -> list[JSONValue]:
+def decisive_steps(steps: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[JSONValue]:
     """The steps of a selection, with the sha256 of each table instead of its path: what a fingerprint is made of.
 
     Raises:
@@ -93,7 +94,7 @@ def decisive_steps(steps: list[dict[str, dict[str, JSONValue]]]) -> list[JSONVal
     """
     found: list[JSONValue] = []
     for step in steps:
-        decisive: dict[str, JSONValue] = {**step}
+        decisive: dict[str, Any] = {name: dict(options) for name, options in step.items()}
         if EXCLUDE in step:
             options = step[EXCLUDE]
             content = file_sha256(_file(str(options.get("table"))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +41,7 @@ def selection_fingerprint(scores: Scores, config: SelectConfig) -> str:
     """What a selection depends on."""
     section = config.as_json()
     if config.steps:
-        section["steps"] = decisive_steps(cast("list[dict[str, dict[str, JSONValue]]]", section["steps"]))
+        section["steps"] = decisive_steps(config.steps)
     return fingerprint({"scores": scores.fingerprint, "select": section})
 
 
@@ -75,6 +74,7 @@ def select(
         chosen = config.model_copy(update={"keep_fraction": fraction})
         settings: dict[str, JSONValue] = {**chosen.as_json(), **facts, "nested": nested}
         settings["dropped"] = dict(chained.dropped)
+        settings["steps"] = decisive_steps(chosen.steps)
         mark = selection_fingerprint(scored.scores, chosen)
         selection = Selection(n_embedded=n, n_kept=count, fingerprint=mark, settings=settings)
         found.append(_saved(scored, chained, selection, outputs[fraction], progress))

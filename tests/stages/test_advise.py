@@ -254,7 +254,7 @@ def test_a_run_may_ask_for_auto(configured):
 
 def test_names_that_mean_something_beside_the_tables_are_known_and_named(settings):
     check_names(settings("select.keep=auto"))
-    with pytest.raises(UsageError, match=r"Did you mean 'auto'\? Known: auto, easy"):
+    with pytest.raises(UsageError, match=r"Did you mean 'auto'\? Known: auto, ccs"):
         check_names(settings("select.keep=autom"))
     with pytest.raises(UsageError, match="Did you mean 'imported'"):
         check_names(settings("score.metric=import"))
