@@ -15,7 +15,7 @@ from sspruning.errors import DataError, UsageError
 from sspruning.metrics.distances import pair_distance
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import F32, F64, I32, I64
-from sspruning.stages.cluster import MIN_POINTS_PER_CLUSTER, _choose_sample, _read_sample
+from sspruning.stages.cluster import MIN_POINTS_PER_CLUSTER, choose_sample, read_sample
 from sspruning.storage.store import Store
 
 __all__ = ["KSweep", "TriedK", "adjusted_rand_index", "gini", "rank_correlation", "sweep_k"]
@@ -168,7 +168,7 @@ def sweep_k(store: Store, ks: Sequence[int], config: ClusterConfig, progress: Pr
     n, wanted = store.n_rows, _checked(ks, store)
     most = min(n, config.points_per_centroid * wanted[-1])
     evaluated = min(n, EVALUATION_ROWS)
-    sample = _read_sample(store, _choose_sample(store, max(most, evaluated), config.seed), progress)
+    sample = read_sample(store, choose_sample(store, max(most, evaluated), config.seed), progress)
     rows = sample[:evaluated]
     tried: list[TriedK] = []
     scores: list[F32] = []

@@ -15,7 +15,7 @@ from sspruning.progress import Progress, SilentProgress
 from sspruning.records import F32, U64, Prototypes
 from sspruning.storage.store import Store
 
-__all__ = ["choose_k", "cluster", "clustering_fingerprint", "seeded"]
+__all__ = ["choose_k", "choose_sample", "cluster", "clustering_fingerprint", "read_sample", "seeded"]
 
 MIN_POINTS_PER_CLUSTER = 32  # below this, a prototype is made of too few samples to be typical of anything
 K_RANGE = (16, 50_000)
@@ -59,7 +59,7 @@ def clustering_fingerprint(config: ClusterConfig) -> str:
 
 
 @dataclass(slots=True)
-class _Place:
+class SampledRows:
     """Where the sampled rows are: hash, part number and row of each, in the order of their hashes."""
 
     hashes: U64
@@ -67,22 +67,22 @@ class _Place:
     row: np.ndarray
 
 
-def _choose_sample(store: Store, size: int, seed: int) -> _Place:
+def choose_sample(store: Store, size: int, seed: int) -> SampledRows:
     """The ``size`` rows with the smallest seeded key hashes; memory for twice the sample."""
-    kept = _Place(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
+    kept = SampledRows(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
     for number, (_, hashes) in enumerate(store.key_hashes()):
         drawn = seeded(hashes, seed)
-        merged = _Place(
+        merged = SampledRows(
             np.concatenate([kept.hashes, drawn]),
             np.concatenate([kept.part, np.full(len(drawn), number)]),
             np.concatenate([kept.row, np.arange(len(drawn))]),
         )
         order = np.lexsort((merged.row, merged.part, merged.hashes))[:size]
-        kept = _Place(merged.hashes[order], merged.part[order], merged.row[order])
+        kept = SampledRows(merged.hashes[order], merged.part[order], merged.row[order])
     return kept
 
 
-def _read_sample(store: Store, place: _Place, progress: Progress) -> F32:
+def read_sample(store: Store, place: SampledRows, progress: Progress) -> F32:
     """(m, d) float32 rows of the sample in the order of their hashes."""
     sample = np.empty((len(place.hashes), store.dim), np.float32)
     with progress.stage("sample", len(sample), "rows") as ticker:
@@ -125,7 +125,7 @@ def cluster(store: Store, config: ClusterConfig, progress: Progress | None = Non
         raise DataError(f"{store.path}: no sample was embedded, so there is nothing to cluster; see `sspruning status`")
     k, reason = choose_k(n, config.n_clusters)
     size = min(n, config.points_per_centroid * k)
-    sample = _read_sample(store, _choose_sample(store, size, config.seed), progress)
+    sample = read_sample(store, choose_sample(store, size, config.seed), progress)
     settings = KMeansSettings(
         k=k, niter=config.niter, spherical=config.spherical, init=config.init, seed=config.seed, device=config.device
     )

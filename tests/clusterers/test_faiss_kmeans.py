@@ -221,3 +221,12 @@ def test_a_gpu_that_fails_its_trial_search_is_not_used():
     assert not module._gpu_works(BrokenGpuFaiss())
     assert not module._use_gpu(BrokenGpuFaiss(), "auto")
     assert not module._use_gpu(BrokenGpuFaiss(), "cpu")
+
+
+def test_the_objective_has_a_value_for_each_iteration_also_where_faiss_stops_early():
+    rows = np.repeat(np.eye(4, dtype=np.float32), 10, axis=0)
+    settings = KMeansSettings(k=4, niter=20, spherical=True, init="random", seed=0, device="cpu")
+    found = faiss_kmeans(rows, settings)
+
+    assert found.objective.shape == (20,)
+    assert found.objective[-1] == found.objective.max()
