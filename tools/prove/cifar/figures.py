@@ -23,6 +23,7 @@ LOOKS = {
     ("ssl_prototypes", "hard", 0.5): ("hard, cluster floor 0.5", ACCENT, "-", "o"),
     ("ssl_prototypes", "hard", 0.0): ("hard, no floor", ACCENT, ":", "s"),
     ("ssl_prototypes", "easy", 0.5): ("easy, cluster floor 0.5", PALE, "-", "^"),
+    ("ssl_prototypes", "coverage", 0.0): ("coverage", ACCENT, "--", "D"),
     ("el2n", "hard", 0.5): ("EL2N (uses labels)", DARK, "--", "v"),
     ("forgetting", "hard", 0.5): ("forgetting (uses labels)", DARK, ":", "D"),
     ("supervised_prototypes", "hard", 0.5): ("supervised prototypes (uses labels)", DARK, "-.", "P"),
