@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from listening import Listening
 
 from sspruning import api
 from sspruning.config import ScoreConfig, SelectConfig, load_config
 from sspruning.errors import ConfigError, UsageError
 from sspruning.execution.inline import InlineExecutor
 from sspruning.policies import POLICIES
-from sspruning.progress import SilentProgress
 from sspruning.records import Prototypes
 from sspruning.stages.advise import AUTO, Observed, advise, known_to_lose, observe, order_statistics
 from sspruning.stages.run import check_names, prune, up_to_selections
@@ -180,17 +180,6 @@ def test_what_is_observed_are_the_facts_of_the_store(metric, tmp_path):
 
 
 # keep: auto
-
-
-class Listening(SilentProgress):
-    """Progress that remembers its notes."""
-
-    def __init__(self):
-        super().__init__()
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
 
 
 def selected(store, config):

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from listening import Listening
 
 from sspruning.errors import DataError, UsageError
-from sspruning.progress import SilentProgress
 from sspruning.stages import exclude as module
 from sspruning.stages.decontaminate import compare
 from sspruning.stages.exclude import check_exclude, decisive_steps, exclude, excluded
@@ -24,17 +24,6 @@ N = 90
 KEYS = [f"a.b/{key}" for key in keys_of(N)]
 STRANGE = ["not here", "a.b/k9", "ä/ö", " a.b/k00000", "a.b/k00000 "]
 WANTED = [*KEYS[5:50:9], KEYS[89], KEYS[0]]
-
-
-class Listening(SilentProgress):
-    """Progress that remembers its notes."""
-
-    def __init__(self):
-        super().__init__()
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
 
 
 def parquet(path, keys, kind=None, **columns):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from listening import Listening
 
 from sspruning.config import ScoreConfig
 from sspruning.errors import DataError, UsageError
@@ -32,17 +33,6 @@ make_store, keys_of, planted, split = (synthetic[name] for name in ("make_store"
 N, K = 130, 4
 KEYS = [f"a.b/{key}" for key in keys_of(N)]
 VALUES = np.random.default_rng(5).normal(size=N).astype(np.float32)
-
-
-class Listening(SilentProgress):
-    """Progress that remembers its notes."""
-
-    def __init__(self):
-        super().__init__()
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
 
 
 class Bench:
