@@ -33,8 +33,9 @@ def timed(command: list[str], log: Path) -> float:
             command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
         _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)}: exit {os.waitstatus_to_exitcode(status)}; see {log}")
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit {process.returncode}; see {log}")
     return usage.ru_utime + usage.ru_stime
 
 
