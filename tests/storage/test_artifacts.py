@@ -270,7 +270,7 @@ def test_a_selection_has_the_columns_and_types_of_its_format(path):
     assert schema.names == SELECTION_SCHEMA.names
     assert [str(field.type) for field in schema] == [str(field.type) for field in SELECTION_SCHEMA]
     facts = json.loads(schema.metadata[b"sspruning"])
-    assert (facts["format"], facts["format_version"]) == ("sspruning-selection", 1)
+    assert (facts["format"], facts["format_version"]) == ("sspruning-selection", 2)
     assert all(column.null_count == 0 for column in pq.read_table(path).columns)
 
 
@@ -320,7 +320,8 @@ SELECTION_DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]),
     "no parquet": lambda path: path.write_bytes(b"text" * 100),
     "parquet of others": lambda path: pq.write_table(pa.table({"key": ["a"]}), path),
-    "another version": lambda path: rewrite(path, pq.read_table(path), format_version=2),
+    "an earlier version": lambda path: rewrite(path, pq.read_table(path), format_version=1),
+    "a later version": lambda path: rewrite(path, pq.read_table(path), format_version=3),
     "another format": lambda path: rewrite(path, pq.read_table(path), format="other"),
     "a column too few": lambda path: rewrite(path, pq.read_table(path).drop_columns("rank")),
     "facts that are a list": lambda path: pq.write_table(
@@ -328,7 +329,7 @@ SELECTION_DAMAGE = {
     ),
     "facts without counts": lambda path: pq.write_table(
         pq.read_table(path).replace_schema_metadata(
-            {b"sspruning": b'{"format": "sspruning-selection", "format_version": 1}'}
+            {b"sspruning": b'{"format": "sspruning-selection", "format_version": 2}'}
         ),
         path,
     ),
