@@ -17,7 +17,7 @@ from sspruning.stages.inspect import key_hash
 from sspruning.storage.parts import PartData
 from sspruning.storage.store import Store
 
-__all__ = ["measure"]
+__all__ = ["measure", "synthetic"]
 
 DIM = 384
 REPEATS = 3  # minutes each, and the peak hardly moves
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 """
 
 
-def _synthetic(store: Store, parts: int, rows: int, centres: int) -> None:
+def synthetic(store: Store, parts: int, rows: int, centres: int) -> None:
     """Commit ``parts`` parts of ``rows`` unit vectors around ``centres`` random directions."""
     random = np.random.default_rng(0)
     middles = random.standard_normal((centres, DIM), dtype=np.float32)
@@ -72,7 +72,7 @@ def measure(context: Context) -> list[Row]:
     program = context.folder("memory") / "select_job.py"
     program.write_text(SELECT, encoding="utf-8")
     path = context.temp / "memory" / "store"
-    _synthetic(Store.create(path, {"dim": DIM, "encoder": {"encoder": "synthetic"}}), parts, rows, k)
+    synthetic(Store.create(path, {"dim": DIM, "encoder": {"encoder": "synthetic"}}), parts, rows, k)
     peaks = [_once(context, program, path, k) for _ in range(min(REPEATS, context.repeats))]
     worst = max(peaks, key=lambda peak: peak.pss)
     what = f"cluster+score+select, {parts * rows} x {DIM} float16, k={k}, {context.workers} local workers"
