@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "tools" / "bench"
-CASES = ("scan", "write", "embed_shipped", "embed_vs_script", "embed_resnet50", "memory", "recipes", "recipes_million", "run", "help")
+CASES = (
+    "scan", "write", "embed_shipped", "embed_vs_script", "embed_resnet50", "memory", "recipes", "recipes_million", "run",
+    "help",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -28,15 +28,15 @@ if __name__ == "__main__":
 
 
 def measure(context: Context) -> list[Row]:
-    return measure_recipes(context, parts=4, rows=25_000)
+    return measure_recipes(context, "recipes", parts=4, rows=25_000)
 
 
-def measure_recipes(context: Context, *, parts: int, rows: int) -> list[Row]:
+def measure_recipes(context: Context, case: str, *, parts: int, rows: int) -> list[Row]:
     """Rows of every recipe, the prototypes and scores being there; one process each."""
     k, repeats = K, min(REPEATS, context.repeats)
     if context.smoke:
         parts, rows, k, repeats = 2, 1000, 20, 1
-    folder = context.folder("recipes")
+    folder = context.folder(case)
     program = folder / "select_job.py"
     program.write_text(SELECT, encoding="utf-8")
     path = folder / "store"
@@ -53,7 +53,7 @@ def measure_recipes(context: Context, *, parts: int, rows: int) -> list[Row]:
         peaks = [once(name) for _ in range(repeats)]
         what = f"select --recipe {name}, half of {parts * rows} x {DIM}, k={k}, one process"
         found += [
-            alone("recipes", f"{what}: wall time", "s", [peak.seconds for peak in peaks]),
-            alone("recipes", f"{what}: peak PSS", "GB", [peak.pss / 1e9 for peak in peaks], target="value < 4"),
+            alone(case, f"{what}: wall time", "s", [peak.seconds for peak in peaks]),
+            alone(case, f"{what}: peak PSS", "GB", [peak.pss / 1e9 for peak in peaks], target="value < 4"),
         ]
     return found

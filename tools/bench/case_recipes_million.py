@@ -10,4 +10,4 @@ __all__ = ["measure"]
 
 
 def measure(context: Context) -> list[Row]:
-    return measure_recipes(context, parts=40, rows=25_000)
+    return measure_recipes(context, "recipes_million", parts=40, rows=25_000)
