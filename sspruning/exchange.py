@@ -9,7 +9,7 @@ from sspruning.config import Config, override
 from sspruning.errors import UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport
-from sspruning.stages.decontaminate import Contamination
+from sspruning.stages.decontaminate import THRESHOLD, Contamination
 from sspruning.stages.decontaminate import decontaminate as decontaminate_stage
 from sspruning.stages.embedding_table import open_table
 from sspruning.stages.exclude import EXCLUDE
@@ -74,7 +74,7 @@ def decontaminate(
     store: str | Path,
     against: Sequence[str] | str,
     *,
-    threshold: float = 0.9,
+    threshold: float = THRESHOLD,
     drop: bool = False,
     config: Config | None = None,
     progress: Progress | None = None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from sspruning.records import F32, I32, I64, Candidates
 
-__all__ = ["balanced_ranks", "order_by", "place_in_group"]
+__all__ = ["balanced_ranks", "order_by", "place_in_group", "places_within"]
 
 
 def order_by(key: F32, tie: np.ndarray) -> I64:
@@ -19,6 +19,18 @@ def place_in_group(group: I32 | I64) -> I64:
     sizes = np.bincount(group)
     place = np.empty(len(group), np.int64)
     place[np.argsort(group, kind="stable")] = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return place
+
+
+def places_within(group: I32 | I64, order: I64) -> I64:
+    """(n,) how many samples of the same group stand before each in ``order``, a permutation.
+
+    Args:
+        group: (n,) of each sample, at least 0.
+        order: (n,) samples from the first to the last.
+    """
+    place = np.empty(len(group), np.int64)
+    place[order] = place_in_group(group[order])
     return place
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sspruning.errors import UsageError
-from sspruning.policies.hierarchical import places_within
+from sspruning.policies.balance import place_in_group, places_within
 from sspruning.records import F32, F64, I64, Candidates, Vectors
 
 __all__ = ["coverage"]
@@ -67,7 +67,7 @@ def coverage(candidates: Candidates, *, niter: int = 10, hardness: float = 0.0) 
     for start, end, budget in zip([0, *ends], ends, _budgets(part, hardness).tolist(), strict=False):
         kept[_representatives(vectors, by_cluster[start:end], budget, niter)] = True
     group = 2 * part.cluster.astype(np.int64) + ~kept
-    place = places_within(group, np.arange(n))
+    place = place_in_group(group)
     seat = (place + 0.5) / np.bincount(group)[group]
     ranks = np.empty(n, np.int64)
     ranks[by_tie[np.lexsort((group, seat, ~kept))]] = np.arange(n)
@@ -87,7 +87,7 @@ def _budgets(part: Candidates, hardness: float) -> I64:
     overall = score.sum() / max(len(score), 1)
     ratio = mean / overall if overall > 0 else np.ones(len(size))
     weight = size * np.clip(ratio, 1 / TILT, TILT) ** hardness
-    seat = (places_within(cluster, np.arange(len(cluster))) + 0.5) / weight[cluster]
+    seat = (place_in_group(cluster) + 0.5) / weight[cluster]
     return np.bincount(cluster[np.lexsort((cluster, seat))[: part.count]], minlength=len(size))
 
 

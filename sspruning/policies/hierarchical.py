@@ -10,9 +10,10 @@ from sspruning.clusterers import KMeansSettings
 from sspruning.clusterers.faiss_kmeans import NearestPrototypes, faiss_kmeans
 from sspruning.errors import UsageError
 from sspruning.metrics.distances import pair_distance
+from sspruning.policies.balance import places_within
 from sspruning.records import F32, I32, I64, U64, Candidates
 
-__all__ = ["hierarchical", "places_within"]
+__all__ = ["hierarchical"]
 
 BRANCHING = 8  # nodes below a node, on average; 3 to 25 in the paper's own trees
 ITERATIONS = 50  # as in the paper
@@ -70,21 +71,6 @@ def hierarchical(candidates: Candidates, *, levels: int = 2, resamples: int = 10
     ranks = np.empty(n, np.int64)
     ranks[by_tie[np.lexsort((_turns(node, tie)[node], place))]] = np.arange(n)
     return ranks
-
-
-def places_within(group: I32 | I64, order: I64) -> I64:
-    """(n,) how many samples of the same group stand before each in ``order``, a permutation.
-
-    Args:
-        group: (n,) of each sample, at least 0.
-        order: (n,) samples from the first to the last.
-    """
-    in_order = group[order]
-    by_group = np.argsort(in_order, kind="stable")
-    sizes = np.bincount(in_order)
-    place = np.empty(len(group), np.int64)
-    place[order[by_group]] = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return place
 
 
 def _turns(node: I64, tie: U64) -> I64:

@@ -10,7 +10,8 @@ from planted import candidates_of, planted
 
 from sspruning.errors import UsageError
 from sspruning.policies import hierarchical as module
-from sspruning.policies.hierarchical import hierarchical, places_within
+from sspruning.policies.balance import places_within
+from sspruning.policies.hierarchical import hierarchical
 
 
 def cut(n, sizes):
