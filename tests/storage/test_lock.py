@@ -1,0 +1,128 @@
+"""One run at a time in a folder; the lock of a dead run is in nobody's way."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from sspruning.errors import MachineError
+from sspruning.storage import lock
+from sspruning.storage.lock import LOCK, alone_in
+
+
+def leave_lock(folder, **changes):
+    """A lock as this process would leave it, with changes."""
+    (folder / LOCK).write_text(json.dumps({**lock._owner(), **changes}))
+
+
+def end(process):
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    end(process)
+
+
+def test_the_lock_stands_inside_the_block_and_is_gone_after_it(tmp_path):
+    with alone_in(tmp_path / "new"):
+        held = json.loads((tmp_path / "new" / LOCK).read_text())
+        assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path):
+    with pytest.raises(ValueError, match="inside"), alone_in(tmp_path):
+        raise ValueError("inside")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_holds_a_folder_may_ask_again(tmp_path):
+    with alone_in(tmp_path):
+        with alone_in(tmp_path):
+            pass
+        assert (tmp_path / LOCK).exists()
+
+
+def test_a_live_run_is_named_and_left_alone(tmp_path, sleeper):
+    import psutil
+
+    leave_lock(tmp_path, pid=sleeper.pid, started=psutil.Process(sleeper.pid).create_time())
+    before = (tmp_path / LOCK).read_bytes()
+    with pytest.raises(MachineError, match=f"another run works here .process {sleeper.pid} on"), alone_in(tmp_path):
+        pass
+    assert (tmp_path / LOCK).read_bytes() == before
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, sleeper):
+    import psutil
+
+    leave_lock(tmp_path, pid=sleeper.pid, started=psutil.Process(sleeper.pid).create_time())
+    end(sleeper)
+    with alone_in(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"started": 1.0}, {"boot": "another"}], ids=["number used again", "machine restarted"]
+)
+def test_a_number_that_now_belongs_to_another_process_holds_nothing(tmp_path, changes):
+    leave_lock(tmp_path, **changes)
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_run_on_another_host_is_believed_alive_until_told_otherwise(tmp_path):
+    leave_lock(tmp_path, host="elsewhere", pid=1)
+    with pytest.raises(MachineError, match=r"elsewhere.*--break-lock"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path, break_lock=True):
+        assert json.loads((tmp_path / LOCK).read_text())["host"] == socket.gethostname()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
+def test_a_damaged_lock_of_nobody_is_in_nobodys_way(tmp_path, content):
+    (tmp_path / LOCK).write_bytes(content)
+    with alone_in(tmp_path, break_lock=content == b"[1]"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_somebody_else_took_meanwhile_is_not_removed(tmp_path):
+    with alone_in(tmp_path):
+        leave_lock(tmp_path, host="elsewhere")
+        other = (tmp_path / LOCK).read_bytes()
+    assert (tmp_path / LOCK).read_bytes() == other
+
+
+def test_of_many_processes_at_once_one_at_a_time_is_inside(tmp_path):
+    code = (
+        "import sys, time, pathlib\n"
+        "from sspruning.storage.lock import alone_in\n"
+        "from sspruning.errors import MachineError\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "entered = 0\n"
+        "end = time.monotonic() + 30\n"
+        "while entered < 5 and time.monotonic() < end:\n"
+        "    try:\n"
+        "        with alone_in(folder / 'place'):\n"
+        "            (folder / 'inside').mkdir()\n"
+        "            time.sleep(0.001)\n"
+        "            (folder / 'inside').rmdir()\n"
+        "            entered += 1\n"
+        "    except MachineError:\n"
+        "        time.sleep(0.001)\n"
+        "assert entered == 5\n"
+    )
+    crew = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE) for _ in range(3)]
+    assert [(process.wait(), process.stderr.read()) for process in crew] == [(0, b"")] * 3
+    for process in crew:
+        process.stderr.close()
