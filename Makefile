@@ -1,10 +1,14 @@
 # The commands of CONTRIBUTING.md; .ci/run uses the same ones.
 PYTHON ?= python
 
-.PHONY: install check test slow bench demo ci
+.PHONY: install trainers check test slow bench demo ci
 
 install:  ## the package in place, with everything that tests and checks need
 	$(PYTHON) -m pip install -e '.[dev]'
+
+trainers:  ## what reads pruned shards; these three ask for far more, or older, packages than reading needs
+	$(PYTHON) -m pip install --no-deps mosaicml-streaming lightly dinov2
+	$(PYTHON) -m pip install brotli catalogue python-snappy transformers zstd megatron-energon
 
 check:  ## style, layout and types; seconds
 	$(PYTHON) -m ruff check .

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sspruning.config import Config
     from sspruning.exchange import decontaminate, export, import_embeddings
     from sspruning.loader import filtered
+    from sspruning.loading.pruned import webdataset
     from sspruning.storage.store import Store
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ __all__ = [
     "status",
     "sweep",
     "verify",
+    "webdataset",
     "write",
 ]
 
@@ -66,6 +68,7 @@ _HOME = {
     "export": "sspruning.exchange",
     "import_embeddings": "sspruning.exchange",
     "filtered": "sspruning.loader",
+    "webdataset": "sspruning.loading.pruned",
 }
 
 

@@ -107,7 +107,8 @@ def embed(
     corpus = open_corpus(listed)
     reporter = progress or SilentProgress()
     found = make_plan(corpus, folder, given, reporter, whole_run=False)
-    with executor_for(given, folder / "parts") as executor:
+    workspace = Workspace.of(folder)
+    with workspace.alone(), executor_for(given, folder / "parts") as executor:
         report = embed_stage(
             corpus,
             folder,
@@ -118,7 +119,7 @@ def embed(
             verify_inputs=verify_inputs,
             n_total=found.n_in_shards,
         )
-    Workspace.of(folder).save_config(given)
+        workspace.save_config(given)
     return report
 
 
@@ -133,8 +134,9 @@ def cluster(
     """`Prototypes` of the store, made again only if the parts or the settings changed, or with ``force``."""
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
-    found = chain.up_to_prototypes(workspace, given, progress or SilentProgress(), force=force)
-    workspace.save_config(given)
+    with workspace.alone():
+        found = chain.up_to_prototypes(workspace, given, progress or SilentProgress(), force=force)
+        workspace.save_config(given)
     return found
 
 
@@ -142,9 +144,9 @@ def score(store: str | Path, *, config: Config | None = None, progress: Progress
     """`Scores` of every embedded sample; brings the prototypes up to date first."""
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
-    with executor_for(given, *workspace.worked_in()) as executor:
+    with workspace.alone(), executor_for(given, *workspace.worked_in()) as executor:
         _, found = chain.up_to_scores(workspace, given, executor, progress or SilentProgress())
-    workspace.save_config(given)
+        workspace.save_config(given)
     return found
 
 
@@ -169,9 +171,9 @@ def advise(
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
     override(given, "select", keep_fraction=keep_fraction)  # refuses what is no fraction before hours of work
-    with executor_for(given, *workspace.worked_in()) as executor:
+    with workspace.alone(), executor_for(given, *workspace.worked_in()) as executor:
         found = chain.up_to_advice(workspace, given, executor, progress or SilentProgress(), keep_fraction)
-    workspace.save_config(given)
+        workspace.save_config(given)
     return found
 
 
@@ -233,7 +235,7 @@ def select(
     if outputs and fractions:
         outputs = [outputs[0] / f"keep-{fraction:g}" for fraction in fractions]
     folders = [folder for path in outputs for folder in (path, path / META / "shards")]
-    with executor_for(given, *workspace.worked_in(), *folders) as executor:
+    with workspace.alone(), executor_for(given, *workspace.worked_in(), *folders) as executor:
         prototypes, scores, selections = chain.up_to_selections(workspace, given, executor, reporter, fractions)
         workspace.save_config(given)
         manifests = [

@@ -9,6 +9,7 @@ import typer
 
 from sspruning import cli_choose as choose
 from sspruning import cli_exchange as exchange
+from sspruning import cli_trainers as trainers
 from sspruning import options as opt
 from sspruning import terminal as say
 
@@ -88,6 +89,7 @@ def embed_command(
     factory: opt.Factory = None,
     image_size: opt.ImageSize = None,
     image_key: opt.ImageKey = None,
+    repeated_keys: opt.RepeatedKeys = None,
     batch_size: opt.BatchSize = None,
     device: opt.Device = None,
     workers: opt.Workers = None,
@@ -105,7 +107,7 @@ def embed_command(
     config = opt.stored(
         store,
         {
-            "corpus": {"input": shards, "image_key": image_key},
+            "corpus": {"input": shards, "image_key": image_key, "repeated_keys": repeated_keys},
             "encoder": {
                 "name": encoder,
                 "model": model,
@@ -142,6 +144,7 @@ app.command("sweep")(choose.sweep_command)
 app.command("decontaminate")(exchange.decontaminate_command)
 app.command("import-embeddings")(exchange.import_command)
 app.command("export")(exchange.export_command)
+app.command("check-trainer")(trainers.check_trainer_command)
 
 
 @app.command("write")
@@ -152,9 +155,15 @@ def write_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pruned shards.")],
     store: Annotated[Path | None, typer.Option("--store", help="The store; default: beside the selection.")] = None,
-    samples_per_shard: Annotated[int | None, typer.Option(help="Upper bound; shards are balanced.")] = None,
+    samples_per_shard: opt.SamplesPerShard = None,
+    num_shards: opt.NumShards = None,
+    min_shards: opt.MinShards = None,
     order: Annotated[str | None, typer.Option(help="corpus, shuffled, easy-to-hard or hard-to-easy.")] = None,
     seed: opt.Seed = None,
+    cls: opt.Cls = None,
+    rename_suffix: opt.RenameSuffix = None,
+    members: opt.Members = None,
+    index: opt.Index = None,
     overwrite: opt.Overwrite = False,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
@@ -167,7 +176,11 @@ def write_command(
     config = opt.stored(
         where,
         {
-            "write": {"samples_per_shard": samples_per_shard, "order": order, "seed": seed},
+            "write": {
+                **opt.writing(samples_per_shard, num_shards, min_shards, cls, rename_suffix, members, index),
+                "order": order,
+                "seed": seed,
+            },
             "execution": {"workers": workers, "executor": executor},
         },
         sets,

@@ -51,25 +51,34 @@ def import_command(
 
 @say.verb
 def export_command(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, store, or a selection.parquet.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Run folder, store, selection.parquet, or folder of pruned shards.")
+    ],
     to: Annotated[
         str,
         typer.Option(
             help="Of the selection: keys, mask, weights, order, datacomp, removed; "
-            "of the embeddings: npy, parquet, clip-retrieval, atlas."
+            "of the embeddings: npy, parquet, clip-retrieval, atlas; "
+            "of pruned samples: folder, mds, and filelist, which takes any selection."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
     option: opt.FormOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that stands there.")] = False,
 ) -> None:
-    """Write a selection, or a store's embeddings, in the form that another tool reads."""
+    """Write a selection, a store's embeddings, or pruned samples, in the form that another tool reads."""
     from sspruning import exchange
 
     report = exchange.export(
         path, to, output, options=opt.pairs(option or [], "--option"), overwrite=overwrite, progress=say.console()
     )
-    tables.exported(report, to)
+    if not isinstance(report, exchange.SamplesReport):
+        tables.exported(report, to)
+        return
+    say.line(f"{report.n_rows:,} samples, {say.size(report.size)}, as {to}: {report.path}")
+    say.line(f"  files: {report.n_files:,}, {report.n_written:,} of them written now")
+    for note in report.notes:
+        say.line(f"  {note}")
 
 
 @say.verb

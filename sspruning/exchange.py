@@ -15,14 +15,24 @@ from sspruning.stages.embedding_table import open_table
 from sspruning.stages.exclude import EXCLUDE
 from sspruning.stages.export import FORMS, ExportReport, export_selection
 from sspruning.stages.export_embeddings import EMBEDDING_FORMS, EmbeddingsReport, export_embeddings
+from sspruning.stages.export_samples import SAMPLE_FORMS, SamplesReport, export_samples
 from sspruning.stages.import_embeddings import import_embeddings as import_stage
 from sspruning.stages.plan import make_plan
 from sspruning.stages.run import executor_for
 from sspruning.stages.workspace import Workspace
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.pruned import META
 from sspruning.storage.store import Store
 
-__all__ = ["Contamination", "EmbeddingsReport", "ExportReport", "decontaminate", "export", "import_embeddings"]
+__all__ = [
+    "Contamination",
+    "EmbeddingsReport",
+    "ExportReport",
+    "SamplesReport",
+    "decontaminate",
+    "export",
+    "import_embeddings",
+]
 
 
 def export(
@@ -33,13 +43,14 @@ def export(
     options: Mapping[str, object] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> ExportReport | EmbeddingsReport:
-    """Report of the file or folder that now holds a selection, or a store's embeddings, in another tool's form.
+) -> ExportReport | EmbeddingsReport | SamplesReport:
+    """Report of the file or folder that now holds a selection, embeddings or samples in another tool's form.
 
     Args:
-        path: run folder or store; for forms of a selection also a ``selection.parquet``.
+        path: run folder or store; for forms of a selection also a ``selection.parquet`` or a folder of pruned shards,
+            for forms of samples the latter.
         to: keys, mask, weights, order, datacomp or removed for the selection; npy, parquet, clip-retrieval or atlas for
-            the embeddings.
+            the embeddings; folder, filelist or mds for the samples.
         output: where it goes.
         options: of the form.
         overwrite: replace a file that stands there.
@@ -48,16 +59,31 @@ def export(
     Raises:
         UsageError: unknown form or option, or an output that does not fit.
         StoreError: no selection or store there.
+        DataError: samples that the form cannot hold.
+        MachineError: no space, or a missing package.
     """
     place = Path(path)
     workspace = Workspace.of(place if place.is_dir() else place.parent)
-    selection = workspace.selection if place.is_dir() else place
+    selection, settings = workspace.selection if place.is_dir() else place, workspace.config
+    if (place / META / "manifest.json").exists():
+        selection, settings = place / META / "selection.parquet", place / META / "config.yaml"
     if to in FORMS:
         return export_selection(
             selection, to, Path(output), options=options, overwrite=overwrite, progress=progress or SilentProgress()
         )
+    if to in SAMPLE_FORMS:
+        return export_samples(
+            place,
+            to,
+            Path(output),
+            selection=selection,
+            settings=settings,
+            options=options,
+            overwrite=overwrite,
+            progress=progress,
+        )
     if to not in EMBEDDING_FORMS:
-        FORMS.check(to, also=EMBEDDING_FORMS)
+        FORMS.check(to, also=[*EMBEDDING_FORMS, *SAMPLE_FORMS])
     if options:
         raise UsageError(f"export form {to!r} has no options; got {', '.join(options)}")
     return export_embeddings(
@@ -93,15 +119,15 @@ def decontaminate(
     given = config if config is not None else workspace.load_config()
     corpus = open_corpus([against] if isinstance(against, str) else list(against))
     opened, reporter = Store(workspace.store), progress or SilentProgress()
-    with executor_for(given) as executor:
+    with workspace.alone(), executor_for(given) as executor:
         found = decontaminate_stage(
             opened, corpus, workspace.root, given.encoder.spec(), executor, reporter, threshold=threshold
         )
-    if drop:
-        step = {EXCLUDE: {"table": str(Path(found.path).absolute()), "reason": "contaminated"}}
-        others = [one for one in given.select.steps if one.get(EXCLUDE, {}).get("reason") != "contaminated"]
-        given = override(given, "select", steps=[step, *others])
-    workspace.save_config(given)
+        if drop:
+            step = {EXCLUDE: {"table": str(Path(found.path).absolute()), "reason": "contaminated"}}
+            others = [one for one in given.select.steps if one.get(EXCLUDE, {}).get("reason") != "contaminated"]
+            given = override(given, "select", steps=[step, *others])
+        workspace.save_config(given)
     return found
 
 
@@ -144,9 +170,9 @@ def import_embeddings(
         Path(source), keys=Path(keys) if keys else None, key_column=key_column, embedding_column=embedding_column
     )
     found = make_plan(corpus, folder, given, reporter, whole_run=False)
-    with executor_for(given, folder / "parts") as executor:
+    with workspace.alone(), executor_for(given, folder / "parts") as executor:
         report = import_stage(
             table, corpus, folder, given.corpus, executor, reporter, model=model, n_total=found.n_in_shards
         )
-    workspace.save_config(given)
+        workspace.save_config(given)
     return report

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
 from webdataset.compat import WebDataset
 
-from sspruning.errors import DataError, StoreError, UsageError
-from sspruning.records import F32, U64
+from sspruning.errors import DataError, UsageError
+from sspruning.loading.lookup import Answer, Lookup, read_groups
 from sspruning.storage.artifacts import SelectionFile
 
 __all__ = ["FilteredDataset", "filtered"]
 
 STRANGERS = 100_000
 """Samples that a worker reads in search of one that the selection knows, before it gives up."""
-
-_UNREADABLE = (OSError, EOFError, MemoryError, SyntaxError, TokenError, TypeError, ValueError)
-"""What numpy raises for damaged ``.npy`` files: their header is Python text."""
 
 
 class FilteredDataset(WebDataset):
@@ -49,7 +43,8 @@ def filtered(
     an epoch has.
 
     Args:
-        urls: the shards that were embedded, under any name or place: what webdataset takes, or a folder of tars.
+        urls: the shards that were embedded, under any name or place: what webdataset takes, or a folder of tars. Under
+            their old names where the corpus was embedded with ``repeated_keys: prefix``.
         selection: a ``selection.parquet``, or the folder that holds one.
         weights: True gives every sample its `weight` as ``__weight__``; a path takes the weights from a ``.npy`` of
             (N,) numbers in store order, as `sspruning export --to weights` writes it.
@@ -60,7 +55,8 @@ def filtered(
     Raises:
         UsageError: a folder without tars, or weights that are not (N,) numbers.
         StoreError: the selection is missing or damaged.
-        DataError: while samples are read: no sample is in the selection, or, with "refuse", one is not.
+        DataError: while samples are read: no sample is in the selection, or, with "refuse", one is not; or a shard's
+            name does not say which shard of the selection it is, and keys depend on it.
 
     Cost:
         1.1 microseconds a sample of the selection at the start, then 6 for each sample read. Memory: 8 bytes a sample
@@ -70,10 +66,15 @@ def filtered(
         raise UsageError(f"unknown={unknown!r}; choose drop, keep or refuse")
     path = Path(selection)
     file = SelectionFile.open(path / "selection.parquet" if path.is_dir() else path)
-    lookup = _Lookup.of(file, weights=weights)
+    lookup = Lookup.of(file, weights=weights)
     options.setdefault("shardshuffle", False)  # webdataset warns where it is not said
     dataset = FilteredDataset(_listed(urls), **options)
-    dataset.append(_Filter(lookup, str(file.path), unknown))
+    mark = file.selection.settings.get("key_prefix")
+    if mark not in {None, "", "shard_id"}:
+        raise UsageError(
+            f"{file.path}: keys have {mark!r} in front, which this release cannot look up; update sspruning"
+        )
+    dataset.append(_Filter(lookup, str(file.path), unknown, _ShardNames(file) if mark else None))
     dataset.n_kept, dataset.n_embedded = file.selection.n_kept, file.selection.n_embedded
     return dataset
 
@@ -90,122 +91,51 @@ def _listed(urls: str | Path | Sequence[str | Path]) -> str | list[str]:
     return found
 
 
-class _Answer(NamedTuple):
-    kept: bool
-    weight: float | None
+class _ShardNames:
+    """Which shard of a selection a url is; for selections whose keys have the shard's name in front."""
 
+    def __init__(self, file: SelectionFile) -> None:
+        self._known = {str(table.column("shard")[0].as_py()) for table in read_groups(file, ["shard"])}
+        self._repeated = {name.rpartition("+")[2] for name in self._known if "+" in name}
 
-def _hash(key: str) -> int:
-    """63 bits of a key's hash, above a bit that is free."""
-    data = key.encode("utf-8", "surrogateescape")  # names in tars that are no UTF-8
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") & ~1
+    def find(self, url: str) -> str:
+        """The name: the stem, with as many folders in front as the selection has; the stem of a shard it lacks.
 
-
-class _Lookup:
-    """What a selection says of a key, exactly: keys of the selection that share a hash are kept apart by name."""
-
-    def __init__(self, marks: U64, weights: F32 | None, apart: dict[str, _Answer]) -> None:
-        self._marks = marks
-        """(n,) hashes, ascending, all different; the lowest bit says that the sample is kept."""
-        self._weights = weights
-        self._apart = apart
-
-    @property
-    def weighted(self) -> bool:
-        """Whether it knows weights."""
-        return self._weights is not None
-
-    @classmethod
-    def of(cls, file: SelectionFile, *, weights: bool | str | Path) -> _Lookup:
-        """The lookup of all samples of a selection."""
-        n = file.selection.n_embedded
-        marks = np.empty(n, np.uint64)
-        weight = None if weights is False else np.empty(n, np.float32)
-        given = None if isinstance(weights, bool) else _given_weights(Path(weights), n)
-        at = 0
-        for table in _groups(file, ["key", "kept", "weight"]):
-            rows = slice(at, at + table.num_rows)
-            kept = table.column("kept").to_numpy()
-            hashes = np.array([_hash(key) for key in table.column("key").to_pylist()], np.uint64)
-            marks[rows] = hashes | kept.astype(np.uint64)
-            if weight is not None:
-                weight[rows] = table.column("weight").to_numpy() if given is None else given[rows]
-            at += table.num_rows
-        if at != n:
-            raise StoreError(f"{file.path}: has {at} rows and says {n}; run `sspruning select` again")
-        order = np.argsort(marks)
-        marks = marks[order]
-        weight = None if weight is None else weight[order]
-        same = (marks[1:] >> np.uint64(1)) == (marks[:-1] >> np.uint64(1))
-        if not same.any():
-            return cls(marks, weight, {})
-        shared = np.append(same, False) | np.append(False, same)
-        apart = _by_name(file, set((marks[shared] & ~np.uint64(1)).tolist()), given, weighted=weight is not None)
-        return cls(marks[~shared], None if weight is None else weight[~shared], apart)
-
-    def find(self, key: str) -> _Answer | None:
-        """What the selection says of a key; None if it does not know it."""
-        mark = _hash(key)
-        at = int(np.searchsorted(self._marks, np.uint64(mark)))
-        if at == len(self._marks) or int(self._marks[at]) & ~1 != mark:
-            return self._apart.get(key)
-        return _Answer(bool(self._marks[at] & 1), None if self._weights is None else float(self._weights[at]))
-
-
-def _groups(file: SelectionFile, columns: list[str]) -> Iterator[pa.Table]:
-    try:
-        yield from (table for table in file.groups(columns) if table.num_rows)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreError(f"{file.path}: damaged ({error}); delete it and run `sspruning select` again") from error
-
-
-def _by_name(file: SelectionFile, hashes: set[int], given: F32 | None, *, weighted: bool) -> dict[str, _Answer]:
-    """What the selection says of the keys that have these hashes; at 10^7 samples there is hardly ever one."""
-    found: dict[str, _Answer] = {}
-    at = 0
-    for table in _groups(file, ["key", "kept", "weight"]):
-        kept, own = table.column("kept").to_numpy(), table.column("weight").to_numpy()
-        for row, key in enumerate(table.column("key").to_pylist()):
-            if _hash(key) in hashes:
-                weight = float(own[row] if given is None else given[at + row])
-                found[key] = _Answer(bool(kept[row]), weight if weighted else None)
-        at += table.num_rows
-    return found
-
-
-def _given_weights(path: Path, n: int) -> F32:
-    """The weights of a ``.npy``.
-
-    Raises:
-        UsageError: missing, damaged, or not (n,) numbers.
-    """
-    try:
-        with path.open("rb") as stream:
-            values = np.lib.format.read_array(stream, allow_pickle=False)
-    except _UNREADABLE as error:
-        raise UsageError(f"{path}: cannot be read as an array of weights ({error})") from error
-    if values.shape != (n,) or values.dtype.kind not in "fiu":
-        raise UsageError(
-            f"{path}: holds {values.shape} {values.dtype}, expected ({n},) numbers: one for each sample of the "
-            "selection, in its order"
-        )
-    return values.astype(np.float32)
+        Raises:
+            DataError: shards of the selection share this stem, and no folder of the url tells which one it is.
+        """
+        place = url.partition("?")[0] if "://" in url else os.path.abspath(url)  # noqa: PTH100 - keep symbolic links
+        parts = [part for part in place.replace("\\", "/").removesuffix(".tar").split("/") if part]
+        for depth in range(1, len(parts) + 1):
+            if (name := "+".join(parts[-depth:])) in self._known:
+                return name
+        if parts[-1] in self._repeated:
+            alike = sorted(name for name in self._known if name.rpartition("+")[2] == parts[-1])
+            raise DataError(
+                f"{url}: the selection has several shards of this name, {' and '.join(alike[:2])}, told apart by their "
+                "folders; keep the shards in folders of these names"
+            )
+        return parts[-1]
 
 
 class _Filter:
     """The stage behind webdataset's own: samples in, the kept ones out."""
 
-    def __init__(self, lookup: _Lookup, name: str, unknown: str) -> None:
+    def __init__(self, lookup: Lookup, name: str, unknown: str, shards: _ShardNames | None) -> None:
         self._lookup = lookup
         self._name = name
         self._unknown = unknown
+        self._shards = shards
 
     def __call__(self, samples: Iterator[dict[str, object]]) -> Iterator[dict[str, object]]:
         """The kept samples, with their weight where that was asked for."""
         strangers, known = 0, False
-        key = ""
+        key, url, prefix = "", None, ""
         for sample in samples:
-            key = str(sample["__key__"])
+            if self._shards is not None and sample["__url__"] != url:
+                url = sample["__url__"]
+                prefix = f"{self._shards.find(str(url))}/"
+            key = f"{prefix}{sample['__key__']}"
             answer = self._lookup.find(key)
             if answer is None:
                 strangers += 1
@@ -219,13 +149,14 @@ class _Filter:
                     sample["__weight__"] = answer.weight
                 yield sample
         if self._unknown == "drop" and strangers and not known:
+            named = "" if self._shards is None else " under the names they had"
             raise DataError(
                 f"{self._name}: knows none of {strangers:,} samples, the last of them {key!r}; are these the shards "
-                'that it was made from? If they are new, or all without usable images, give unknown="keep"'
+                f'that it was made from{named}? If they are new, or all without usable images, give unknown="keep"'
             )
 
-    def _judge(self, key: str, sample: dict[str, object]) -> _Answer:
+    def _judge(self, key: str, sample: dict[str, object]) -> Answer:
         """What happens to a sample that the selection does not know."""
         if self._unknown == "refuse":
             raise DataError(f"{sample['__url__']}: the sample {key!r} is not in the selection {self._name}")
-        return _Answer(self._unknown == "keep", 1.0 if self._lookup.weighted else None)
+        return Answer(self._unknown == "keep", 1.0 if self._lookup.weighted else None)

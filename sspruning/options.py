@@ -16,6 +16,7 @@ __all__ = [
     "Balance",
     "BatchSize",
     "Checkpoint",
+    "Cls",
     "Column",
     "Device",
     "DryRun",
@@ -27,15 +28,21 @@ __all__ = [
     "ImageKey",
     "ImageSize",
     "Import",
+    "Index",
     "Keep",
     "KeepFraction",
     "KeepFractions",
+    "Members",
+    "MinShards",
     "Model",
     "NClusters",
+    "NumShards",
     "OutputOrNone",
     "Overwrite",
     "PolicyOption",
     "Recipe",
+    "RenameSuffix",
+    "RepeatedKeys",
     "SamplesPerShard",
     "Seed",
     "Set",
@@ -49,6 +56,7 @@ __all__ = [
     "pairs",
     "stored",
     "whole_numbers",
+    "writing",
 ]
 
 Set = Annotated[
@@ -133,7 +141,35 @@ Balance = Annotated[
 
 Floor = Annotated[str | None, typer.Option(help="proportional or uniform.")]
 
-SamplesPerShard = Annotated[int | None, typer.Option(help="Upper bound for the output shards.")]
+SamplesPerShard = Annotated[int | None, typer.Option(help="Upper bound for the output shards, which are balanced.")]
+
+NumShards = Annotated[int | None, typer.Option(help="Exactly so many output shards, all of nearly the same size.")]
+
+MinShards = Annotated[
+    int | None, typer.Option(help="At least so many output shards: one for each loader worker of each machine.")
+]
+
+Cls = Annotated[
+    str | None, typer.Option("--cls", help="Member cls: keep, cluster (number of the prototype), zero or none.")
+]
+
+RenameSuffix = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OLD=NEW", help="Rename members, such as jpeg=jpg; may be repeated; none: rename nothing."),
+]
+
+Members = Annotated[
+    str | None, typer.Option(metavar="'jpg;txt'", help="Write these members only, by suffix after renaming; or all.")
+]
+
+Index = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,NAME", help="Trainers whose index files are written: timm, dali, ...; all or none."),
+]
+
+RepeatedKeys = Annotated[
+    str | None, typer.Option(help="If shards share keys: refuse, or prefix each key with its shard's name.")
+]
 
 OutputOrNone = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the pruned shards there.")]
 
@@ -173,6 +209,33 @@ def choice(keep: str | None, recipe: str | None, steps: list[str] | None, option
         found["steps"] = [{name: pairs(words, f"--step {name}")} for name, *words in split]
     if options is not None:
         found["options"] = pairs(options, "--option")
+    return found
+
+
+def writing(
+    samples_per_shard: int | None,
+    num_shards: int | None,
+    min_shards: int | None,
+    cls: str | None,
+    rename_suffix: list[str] | None,
+    members: str | None,
+    index: str | None,
+) -> dict[str, Any]:
+    """What the flags say of the section `write`.
+
+    Raises:
+        UsageError: both ways to say how many shards, or a renaming that is none.
+    """
+    if samples_per_shard is not None and num_shards is not None:
+        raise UsageError("--samples-per-shard and --num-shards both say how many shards to write; give one of them")
+    found: dict[str, Any] = {"samples_per_shard": samples_per_shard, "num_shards": num_shards, "min_shards": min_shards}
+    found |= {"cls": cls, "members": members, "index": index}
+    if rename_suffix is not None:
+        renamed = [word.partition("=") for word in rename_suffix if word != "none"]
+        wrong = next(("".join(parts) for parts in renamed if not all(part.strip() for part in parts)), None)
+        if wrong is not None:
+            raise UsageError(f"--rename-suffix {wrong!r}: expected OLD=NEW, such as jpeg=jpg")
+        found["rename_suffix"] = {old: new for old, _, new in renamed}
     return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ __all__ = [
     "EncoderSpec",
     "JSONValue",
     "Manifest",
+    "Output",
+    "OutputSample",
+    "OutputShard",
     "Prototypes",
     "Scores",
     "ScoringChunk",
@@ -250,6 +254,50 @@ class Manifest:
     """name, sha256, size, n_samples, samples_digest of each output shard, in order."""
     path: str = ""
     """The folder."""
+
+
+class OutputSample(NamedTuple):
+    """A sample as it stands in a pruned shard."""
+
+    key: str
+    members: list[tuple[str, int, int]]
+    """(suffix, first byte of the payload in the shard, bytes of it) of each member, in archive order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputShard:
+    """A pruned shard that stands."""
+
+    name: str
+    """File name, such as shard-000000.tar."""
+    n_samples: int
+    size: int
+    """Bytes."""
+    suffixes: dict[str, int]
+    """Samples by their set of suffixes, sorted and joined: {"cls;jpg": 9990, "jpg": 10}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A folder of pruned shards as trainers' index files speak of it."""
+
+    folder: str
+    shards: list[OutputShard]
+    image_key: tuple[str, ...]
+    """Suffixes of the member that was embedded, in order of preference."""
+
+    @property
+    def n_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.n_samples for shard in self.shards)
+
+    @property
+    def suffixes(self) -> dict[str, int]:
+        """Samples by their set of suffixes, in all shards; the most frequent set first."""
+        total: Counter[str] = Counter()
+        for shard in self.shards:
+            total.update(shard.suffixes)
+        return dict(total.most_common())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,7 +189,8 @@ def print_plan(config: Config, store: Path, *, whole_run: bool) -> None:
         line(f"  store: about {size(found.n_samples * found.bytes_per_row)} in {store}")
     if whole_run and found.n_kept is not None:
         line(f"to keep: {found.n_kept:,} samples ({config.select.keep_fraction:.1%}), {config.select.keep}")
-        line(f"  output: about {size(found.output_bytes)} in {config.paths.output or 'pruned'}")
+        shards = f" in {found.n_output_shards:,} shards" if found.n_output_shards else ""
+        line(f"  output: about {size(found.output_bytes)}{shards} in {config.paths.output or 'pruned'}")
     for path, problem in (found.inspection.problems if found.inspection else {}).items():
         line(f"  DAMAGED {path}: {problem}")
     line("nothing was done (--dry-run)")
@@ -208,6 +209,8 @@ def inspection(found: Inspection, image_key: str) -> None:
         line(f"  {reason}: {count:,}")
     for repeated in found.repeated_keys:
         line(f"  repeated key {repeated}")
+    if found.repeated_keys:
+        line("  shards that share keys are told apart with: sspruning embed ... --repeated-keys prefix")
     for path, problem in found.problems.items():
         line(f"  DAMAGED {path}: {problem}")
     if found.problems or found.repeated_keys:

@@ -62,7 +62,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(read, text, key, meant):
 def test_an_unknown_key_that_resembles_nothing_lists_the_known_ones(read):
     message = problem(read, "write: {zzz: 1}")
     assert "Did you mean" not in message
-    assert "Known here: samples_per_shard, order, seed." in message
+    assert "Known here: samples_per_shard, num_shards, " in message
 
 
 def test_all_problems_of_a_file_are_told_at_once(read):
@@ -330,3 +330,27 @@ def test_the_encoder_follows_from_what_is_given(fields, name):
 
 def test_an_empty_section_is_the_default(read):
     assert read("select:\nname: mine\n") == Config(name="mine")
+
+
+def test_names_of_the_section_write_come_in_one_form(read):
+    written = read("write: {index: 'dino; timm', members: 'TXT,.jpg', rename_suffix: {.JPEG: Jpg}}").write
+    assert written.index == ["timm", "dino"]
+    assert written.members == ["jpg", "txt"]
+    assert written.rename_suffix == {"jpeg": "jpg"}
+    assert read("write: {index: none, members: all}").write.index == []
+    assert read("write: {members: all}").write.members is None
+    assert {"timm", "hf"} < set(read("write: {index: all}").write.index)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("write: {index: [tim]}", "Did you mean 'timm'?"),
+        ("write: {members: []}", "the suffix of the image at least"),
+        ("write: {members: ['']}", "is no suffix of a member"),
+        ("write: {rename_suffix: {jpg: __key__}}", "is no suffix of a member"),
+        ("write: {num_shards: 2, min_shards: 3}", "min_shards asks for at least 3"),
+    ],
+)
+def test_names_that_mean_nothing_to_the_writer_are_refused(read, text, words):
+    assert words in problem(read, text)

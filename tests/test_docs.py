@@ -105,7 +105,7 @@ def test_the_readme_has_the_command_that_ci_runs(block):
 def test_the_makefile_keeps_what_contributing_promises():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
-    assert {"install", "check", "test", "slow", "bench", "demo", "ci"} == set(targets)
+    assert {"install", "trainers", "check", "test", "slow", "bench", "demo", "ci"} == set(targets)
     for target in re.findall(r"\bmake ((?:[a-z]+ ?)+)", code((ROOT / "CONTRIBUTING.md").read_text())):
         assert set(target.split()) <= set(targets)
 
@@ -337,7 +337,9 @@ def test_format_names_every_key_of_a_json_file(written, specification, path, tit
     content = json.loads((written / path).read_text())
     text = section(specification, title)
     if path.endswith("manifest.json"):
-        del content["settings"]  # those of the selection
+        del content["settings"], content["write"]  # the selection's, and the section of the configuration
+        for shard in content["shards"]:
+            del shard["suffixes"]
     if path.endswith(("request.json", "store.json")):
         content.pop("limits", None)  # the settings by the same names
         content["encoder"] = sorted(content.get("encoder") or content["settings"].pop("encoder"))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sspruning import loader as module
 from sspruning.errors import DataError, StoreError, UsageError
 from sspruning.loader import filtered
+from sspruning.loading import lookup
 from sspruning.records import Selection
 from sspruning.storage.artifacts import SELECTION_SCHEMA, save_selection
 
@@ -29,15 +30,15 @@ KEYS = [f"{number:06d}" for number in range(12)]  # of tiny_corpus
 KEPT = {"000001", "000002", "000005", "000006", "000007", "000010"}
 
 
-def make_selection(path, keys, kept, weight=None, **facts):
-    """A selection of one shard, with what the loader reads of it."""
+def make_selection(path, keys, kept, weight=None, shard="s", settings=None, **facts):
+    """A selection of one shard or of two halves, with what the loader reads of it."""
     n = len(keys)
     stays = np.array([key in kept for key in keys], bool)
     zeros = np.zeros(n)
     table = pa.table(
         {
             "key": pa.array(keys, pa.string()),
-            "shard": pa.array(["s"] * n, pa.string()).dictionary_encode(),
+            "shard": pa.array(np.resize(np.repeat(np.atleast_1d(shard), n // 2), n), pa.string()).dictionary_encode(),
             "row": np.arange(n, dtype=np.uint32),
             "centroid": zeros.astype(np.int32),
             "cosine_dist_to_cent": zeros.astype(np.float32),
@@ -50,7 +51,9 @@ def make_selection(path, keys, kept, weight=None, **facts):
     ).cast(SELECTION_SCHEMA)
     counts = {"n_embedded": n, "n_kept": int(stays.sum()), **facts}
     save_selection(
-        path, [table.slice(0, n // 2), table.slice(n // 2)], Selection(fingerprint="f", settings={}, **counts)
+        path,
+        [table.slice(0, n // 2), table.slice(n // 2)],
+        Selection(fingerprint="f", settings=settings or {}, **counts),
     )
     return path
 
@@ -159,8 +162,8 @@ def test_keys_with_equal_hashes_are_told_apart(kept, bits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("collide")
     keys = [f"{number:06d}" for number in range(20)]
     with pytest.MonkeyPatch.context() as patch:
-        real = module._hash
-        patch.setattr(module, "_hash", lambda key: real(key) & ((2 << bits) - 2))
+        real = lookup._hash
+        patch.setattr(lookup, "_hash", lambda key: real(key) & ((2 << bits) - 2))
         path = make_selection(folder / "s.parquet", keys, {keys[i] for i in kept}, np.arange(20))
         shard = make_shard(folder / "s.tar", range(20))
         found = list(filtered(str(shard), path, weights=True))
@@ -170,7 +173,7 @@ def test_keys_with_equal_hashes_are_told_apart(kept, bits, tmp_path_factory):
 def test_the_hash_is_the_one_that_the_store_uses_but_for_its_last_bit():
     for key in ("a", "x/é.b", "0" * 4096):
         whole = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-        assert module._hash(key) == whole - whole % 2
+        assert lookup._hash(key) == whole - whole % 2
 
 
 # weights
@@ -232,6 +235,57 @@ def test_one_shard_of_strangers_among_others_is_no_error(tmp_path, selection, mo
     monkeypatch.setattr(module, "STRANGERS", 2)
     shards = make_corpus(tmp_path / "others", shards=4)
     assert {sample["__key__"] for sample in filtered([*map(str, shards)], selection)} == KEPT
+
+
+# keys that have the shard's name in front
+
+
+PREFIXED = {"key_prefix": "shard_id"}
+NAMES = [f"{number:06d}" for number in range(4)]
+
+
+def in_shard(*shards):
+    """Keys of the same four samples in each shard."""
+    return [f"{shard}/{name}" for shard in shards for name in NAMES]
+
+
+def found_in(dataset):
+    return [(sample["__url__"][-5:], sample["__key__"]) for sample in dataset]
+
+
+def test_shards_that_share_keys_are_told_apart_by_their_names(tmp_path):
+    urls = [str(make_shard(tmp_path / f"{name}.tar", range(4))) for name in "ba"]
+    kept = {"a/000001", "b/000001", "b/000002"}
+    path = make_selection(tmp_path / "s.parquet", in_shard("a", "b"), kept, np.arange(8), ["a", "b"], PREFIXED)
+    assert found_in(filtered(urls, path)) == [("b.tar", "000001"), ("b.tar", "000002"), ("a.tar", "000001")]
+    assert [sample["__weight__"] for sample in filtered(urls, path, weights=True)] == [5, 6, 1]
+    assert len(load(filtered(urls, path), workers=2)) == 3
+
+
+def test_shards_that_share_names_too_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    urls = [str(make_shard(tmp_path / name / "x.tar", range(4))) for name in "ab"]
+    kept = {"a+x/000000", "b+x/000003"}
+    path = make_selection(tmp_path / "s.parquet", in_shard("a+x", "b+x"), kept, None, ["a+x", "b+x"], PREFIXED)
+    assert found_in(filtered(urls, path)) == [("x.tar", "000000"), ("x.tar", "000003")]
+    monkeypatch.chdir(tmp_path / "b")
+    assert found_in(filtered("x.tar", path)) == [("x.tar", "000003")]
+    moved = str(make_shard(tmp_path / "c" / "x.tar", range(4)))
+    with pytest.raises(DataError, match=r"c/x\.tar: the selection has several shards of this name, a\+x and b\+x"):
+        list(filtered([*urls, moved], path))
+
+
+def test_shards_under_other_names_are_strangers_where_keys_depend_on_them(tmp_path):
+    path = make_selection(tmp_path / "s.parquet", in_shard("a"), {"a/000001"}, None, "a", PREFIXED)
+    other = str(make_shard(tmp_path / "renamed.tar", range(4)))
+    with pytest.raises(DataError, match="under the names they had"):
+        list(filtered(other, path))
+    assert len(list(filtered(other, path, unknown="keep"))) == 4
+
+
+def test_another_mark_of_keys_is_refused(shards, tmp_path):
+    path = make_selection(tmp_path / "s.parquet", KEYS, KEPT, settings={"key_prefix": "folder"})
+    with pytest.raises(UsageError, match="'folder' in front"):
+        filtered(shards, path)
 
 
 # selections that cannot be used

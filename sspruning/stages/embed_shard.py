@@ -18,10 +18,10 @@ from sspruning.errors import ShardError
 from sspruning.records import EncoderSpec, JSONValue, ShardRef
 from sspruning.stages.inspect import key_hash
 from sspruning.storage.parts import PartData
-from sspruning.storage.samples import Sample, ShardReader
+from sspruning.storage.samples import KEY_CAP, Sample, ShardReader
 from sspruning.storage.store import Store
 
-__all__ = ["EmbedWorker", "Limits", "embed_shard"]
+__all__ = ["EmbedWorker", "Limits", "embed_shard", "with_store_keys"]
 
 STREAM_BLOCKS_ABOVE = 64 << 20  # bytes; a larger sample is hashed in pieces instead of being read whole
 DECODE_THREADS_PER_GPU = 8
@@ -35,6 +35,8 @@ class Limits:
     max_pixels: int
     max_member_bytes: int
     allow_missing_end: bool
+    prefix_keys: bool = False
+    """Keys get the shard's name in front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,19 @@ class _Loaded:
     reason: str | None = None
 
 
+def with_store_keys(samples: Iterator[Sample], shard_id: str, limits: Limits) -> Iterator[Sample]:
+    """The samples of a shard under the keys that the store knows them by: their own, or SHARD_ID/KEY."""
+    if not limits.prefix_keys:
+        yield from samples
+        return
+    for sample in samples:
+        sample.key = f"{shard_id}/{sample.key}"
+        if sample.skip_reason is None and len(name := sample.key.encode()) > KEY_CAP:
+            mark = hashlib.blake2b(name, digest_size=8).hexdigest()
+            sample.key, sample.skip_reason = f"{sample.key[: KEY_CAP // 8]}...{mark}", "key_too_long"
+        yield sample
+
+
 def _load(reader: ShardReader, sample: Sample, encoder: Encoder, limits: Limits) -> _Loaded:
     """Read, hash, decode and prepare one sample."""
     image = sample.find(limits.suffixes)
@@ -95,10 +110,9 @@ def _load(reader: ShardReader, sample: Sample, encoder: Encoder, limits: Limits)
 
 
 def _loaded(
-    reader: ShardReader, encoder: Encoder, limits: Limits, pool: ThreadPoolExecutor | None
+    reader: ShardReader, samples: Iterator[Sample], encoder: Encoder, limits: Limits, pool: ThreadPoolExecutor | None
 ) -> Iterator[_Loaded]:
     """Samples of the shard, prepared, in order; ahead of the encoder when there is a pool."""
-    samples = reader.samples()
     if pool is None:
         for sample in samples:
             yield _load(reader, sample, encoder, limits)
@@ -146,7 +160,8 @@ def embed_shard(
     hasher = hashlib.sha256()
     rows, batch = _Rows(), []
     with ShardReader(shard.path, hasher=hasher, allow_missing_end=limits.allow_missing_end) as reader:
-        for loaded in _loaded(reader, encoder, limits, pool):
+        samples = with_store_keys(reader.samples(), shard.shard_id, limits)
+        for loaded in _loaded(reader, samples, encoder, limits, pool):
             if loaded.reason is not None:
                 rows.skipped.append((loaded.sample.row, loaded.sample.key, loaded.reason))
                 continue

@@ -39,6 +39,7 @@ def limits_of(config: CorpusConfig) -> Limits:
         max_pixels=config.max_pixels,
         max_member_bytes=config.max_member_bytes,
         allow_missing_end=config.allow_missing_end,
+        prefix_keys=config.repeated_keys == "prefix",
     )
 
 
@@ -105,7 +106,9 @@ def explained(outcome: Outcome, what: str) -> SSPruningError:
 
 def store_settings(facts: dict[str, JSONValue], limits: Limits) -> dict[str, JSONValue]:
     """What decides the bits of every part, as `store.json` keeps it."""
+    keys: dict[str, JSONValue] = {"key_prefix": "shard_id"} if limits.prefix_keys else {}
     return {
+        **keys,
         "dim": facts["dim"],
         "encoder": facts["identity"],
         "image_key": ";".join(limits.suffixes),

@@ -12,9 +12,9 @@ from sspruning.errors import ShardError, UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import ShardRef
 from sspruning.storage.corpus import Corpus
-from sspruning.storage.samples import ShardReader
+from sspruning.storage.samples import ShardReader, split_name
 
-__all__ = ["Inspection", "inspect_corpus", "key_hash", "refuse_repeated_keys"]
+__all__ = ["Inspection", "inspect_corpus", "key_hash", "refuse_bad_prefixes", "refuse_repeated_keys"]
 
 
 @dataclass(slots=True)
@@ -134,5 +134,25 @@ def refuse_repeated_keys(found: Inspection) -> None:
         listed = "; ".join(found.repeated_keys[:3])
         raise UsageError(
             f"keys must be unique in a corpus, but {len(found.repeated_keys)} or more are not: {listed}. "
-            "Trainers and selections know samples by key: leave one of the shards out, or rewrite it with other keys"
+            "Trainers and selections know samples by key: give --repeated-keys prefix (corpus.repeated_keys), which "
+            "puts the shard's name in front of every key, or leave one of the shards out"
         )
+
+
+def refuse_bad_prefixes(corpus: Corpus) -> None:
+    """Raise if the name of a shard cannot stand in front of keys.
+
+    Raises:
+        UsageError: names the shard.
+    """
+    for shard in corpus.shards:
+        try:
+            shard.shard_id.encode()
+        except UnicodeEncodeError:
+            shown = shard.path.encode("utf-8", "backslashreplace").decode()
+            raise UsageError(f"{shown}: its name is not UTF-8, so no key can begin with it; rename it") from None
+        if split_name(f"{shard.shard_id}/x.x") is None:
+            raise UsageError(
+                f"{shard.path}: no key can begin with {shard.shard_id!r}, because webdataset keeps names between "
+                "double underscores for itself; rename the shard"
+            )

@@ -13,7 +13,7 @@ from sspruning.progress import Progress, SilentProgress
 from sspruning.storage.atomic import write_stream
 from sspruning.storage.tar_scan import BLOCK, archive_end
 
-__all__ = ["IMAGE_SUFFIXES", "SIDECAR_SUFFIXES", "PackReport", "pack"]
+__all__ = ["IMAGE_SUFFIXES", "SIDECAR_SUFFIXES", "PackReport", "pack", "packed_images"]
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 SIDECAR_SUFFIXES = ("txt", "json", "cls")
@@ -110,6 +110,16 @@ def _refuse_unusable(key: str, files: Sequence[tuple[str, Path]]) -> None:
     except UnicodeEncodeError:
         shown = str(files[0][1]).encode("utf-8", "backslashreplace").decode()
         raise UsageError(f"{shown}: the name is not UTF-8, which keys must be; rename the file or its folder") from None
+
+
+def packed_images(source: Path) -> dict[str, Path]:
+    """Image of each sample, by the key that packing ``source`` gives it.
+
+    Raises:
+        UsageError: as `pack`.
+    """
+    base, paths = _listed(source)
+    return {sample.key: sample.files[0][1] for sample in _samples(base, paths, PackReport())}
 
 
 def _tar_pieces(samples: Sequence[_Sample]) -> Iterator[bytes]:

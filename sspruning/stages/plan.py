@@ -9,7 +9,8 @@ from sspruning.config import Config
 from sspruning.errors import UsageError
 from sspruning.progress import Progress
 from sspruning.stages.fill import pending_shards
-from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_repeated_keys
+from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_bad_prefixes, refuse_repeated_keys
+from sspruning.stages.output_plan import shard_count
 from sspruning.stages.select import kept_count
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import Store
@@ -34,6 +35,8 @@ class Plan:
     bytes_per_row: int
     """Of the store; for 384 dimensions until an encoder is known."""
     output_bytes: int
+    n_output_shards: int | None
+    """Of a whole run whose samples are known."""
 
     @property
     def n_in_shards(self) -> int | None:
@@ -52,15 +55,19 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
         whole_run: False checks only what an embedding needs, not clusters and fractions.
 
     Raises:
-        UsageError: repeated keys, more prototypes than samples, or a fraction that keeps nothing.
+        UsageError: repeated keys, more prototypes than samples, a fraction that keeps nothing, or more output shards
+            than samples.
     """
     pending = pending_shards(store, corpus)
+    if config.corpus.repeated_keys == "prefix":
+        refuse_bad_prefixes(corpus)
     inspection = None
     if config.corpus.preflight and pending:
         inspection = inspect_corpus(
             corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
         )
-        refuse_repeated_keys(inspection)
+        if config.corpus.repeated_keys == "refuse":
+            refuse_repeated_keys(inspection)
         n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
     else:
         n = Store(store).n_rows if not pending else None
@@ -83,4 +90,5 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
         n_kept=n_kept,
         bytes_per_row=2 * (Store(store).dim if (store / "store.json").exists() else 384) + ROW_OVERHEAD_BYTES,
         output_bytes=round(corpus.size_bytes * config.select.keep_fraction),
+        n_output_shards=None if n_kept is None else shard_count(n_kept, config.write),
     )

@@ -202,6 +202,8 @@ def up_to_selections(
         "n_clusters": prototypes.k,
         "content": store.content_fingerprint(),
     }
+    if "key_prefix" in store.settings:
+        facts["key_prefix"] = store.settings["key_prefix"]
     if chosen.keep == AUTO:
         chosen = _advised(chosen, advise(observe(store, scores, assignments), chosen.keep_fraction), progress)
         facts["asked"] = AUTO
@@ -242,8 +244,9 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     plan = make_plan(corpus, root / "store", config, progress)
     root.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(root, root / "store")
-    workspace.save_config(config)
-    with executor_for(config, *workspace.worked_in(), output, output / META / "shards") as executor:
+    folders = (*workspace.worked_in(), output, output / META / "shards")
+    with workspace.alone(), executor_for(config, *folders) as executor:
+        workspace.save_config(config)
         embedded = embed(
             corpus, workspace.store, config.encoder.spec(), config.corpus, executor, progress, n_total=plan.n_in_shards
         )

@@ -1,92 +1,174 @@
-"""What stands beside the pruned shards: index files that trainers read, and the proof of where samples came from."""
+"""What stands beside the pruned shards: index files of trainers, the proof of where samples came from, the manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import numpy as np
-
-from sspruning.records import JSONValue
+from sspruning.errors import StoreError
+from sspruning.records import JSONValue, Manifest, Output, OutputSample, OutputShard
 from sspruning.storage.artifacts import SelectionFile
-from sspruning.storage.atomic import file_sha256, write_bytes, write_json, write_stream
-from sspruning.storage.store import Store
+from sspruning.storage.atomic import file_sha256, read_json, write_bytes, write_json, write_stream
+from sspruning.trainers import TRAINERS, Files
 
-__all__ = ["META", "write_sidecars"]
-
+__all__ = [
+    "META",
+    "VERSION",
+    "WORKING",
+    "inside",
+    "manifest_path",
+    "output_from",
+    "output_of",
+    "read_manifest",
+    "record_path",
+    "up_to_date",
+    "write_manifest",
+    "write_shard_files",
+    "write_sidecars",
+]
 
 META = ".sspruning"  # folder of everything in the output that is no shard and no index of a trainer
+WORKING = f"{META}/shards/"  # gone when the output is finished
+FORMAT, VERSION = "sspruning-output", 2
 COPY_BYTES = 4 << 20
+KEYS = frozenset({"fingerprint", "shards_fingerprint", "n_kept", "n_embedded", "write", "image_key", "shards", "files"})
+
+
+def manifest_path(output: Path) -> Path:
+    """The file that makes an output count."""
+    return output / META / "manifest.json"
+
+
+def record_path(output: Path, name: str) -> Path:
+    """Commit record of one output shard, as long as the output is not finished."""
+    return output / META / "shards" / f"{name}.json"
+
+
+def inside(output: Path, name: str) -> Path:
+    """The file ``name`` of the output.
+
+    Raises:
+        StoreError: the name leads out of the folder.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise StoreError(f"{output}: {name!r} is named as a file of this folder but would lie outside of it")
+    return output / path
+
+
+def read_manifest(output: Path) -> dict[str, Any]:
+    """Content of the manifest of a finished output.
+
+    Raises:
+        StoreError: there is none, it is damaged, or of another format version; says what to do.
+    """
+    path = manifest_path(output)
+    if not path.exists():
+        raise StoreError(f"{output}: no finished pruned shards here ({path} is missing); `sspruning write` makes them")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StoreError(f"{path}: not a manifest that sspruning wrote; write the output into another folder")
+    version = content.get("format_version")
+    if version != VERSION:
+        cure = "use the release that wrote it, or write it again with --overwrite"
+        raise StoreError(f"{output}: output format {version!r}, this release reads {VERSION}; {cure}")
+    if not content.keys() >= KEYS:
+        lost = ", ".join(sorted(KEYS - content.keys()))
+        raise StoreError(f"{path}: damaged (without {lost}); write the output into another folder")
+    return cast("dict[str, Any]", content)
+
+
+def output_from(folder: Path, shards: Sequence[Mapping[str, Any]], image_key: Sequence[str]) -> Output:
+    """The `Output` of shards that stand in ``folder``, by what the manifest says of each."""
+    listed = [
+        OutputShard(name=one["name"], n_samples=one["n_samples"], size=one["size"], suffixes=one["suffixes"])
+        for one in shards
+    ]
+    return Output(folder=str(folder), shards=listed, image_key=tuple(image_key))
+
+
+def output_of(folder: str | Path) -> Output:
+    """The `Output` that stands in a folder of pruned shards, by its manifest; no shard is read.
+
+    Raises:
+        StoreError: the output is not finished, damaged, or of another format version.
+    """
+    content = read_manifest(Path(folder))
+    try:
+        return output_from(Path(folder), content["shards"], content["image_key"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{manifest_path(Path(folder))}: damaged ({error!r}); write into another folder") from error
+
+
+def up_to_date(output: Path, mark: str) -> Manifest | None:
+    """The manifest of a finished output with this fingerprint; None if any file is missing or not what it was.
+
+    Cost:
+        shards are known by their size; all other files are read.
+    """
+    if not manifest_path(output).exists():
+        return None
+    content = read_manifest(output)
+    if content["fingerprint"] != mark:
+        return None
+    try:
+        whole = all(inside(output, shard["name"]).stat().st_size == shard["size"] for shard in content["shards"])
+        whole = whole and all(file_sha256(inside(output, name)) == sha256 for name, sha256 in content["files"].items())
+    except OSError:
+        return None
+    if not whole:
+        return None
+    return Manifest(
+        n_kept=content["n_kept"],
+        n_embedded=content["n_embedded"],
+        fingerprint=mark,
+        shards=content["shards"],
+        path=str(output),
+    )
+
+
+def _write_files(output: Path, files: Files) -> dict[str, str]:
+    """sha256 of each file that now stands, by its name."""
+    return {name: write_stream(inside(output, name), pieces)[0] for name, pieces in files}
+
+
+def write_shard_files(
+    output: Path, shard: OutputShard, samples: Sequence[OutputSample], index: Sequence[str]
+) -> dict[str, str]:
+    """sha256 of each index file of one shard, by its name, after it was written."""
+    found: dict[str, str] = {}
+    for name in index:
+        found.update(_write_files(output, TRAINERS.resolve(name).shard_files(shard, samples)))
+    return found
 
 
 def write_sidecars(
-    store: Store,
-    selection: SelectionFile,
-    planned: np.ndarray,
-    output: Path,
-    shards: list[dict[str, JSONValue]],
-    facts: dict[str, JSONValue],
-    recipe: str,
-) -> None:
-    """Write every file of the output that is no shard; the manifest comes last and makes the output count."""
-    meta = output / META
-    names = [str(shard["name"]) for shard in shards]
-    counts = [cast("int", shard["n_samples"]) for shard in shards]
-    write_stream(meta / "selection.parquet", _pieces(selection.path))
-    write_bytes(meta / "config.yaml", recipe.encode())
-    used = np.unique(planned["part"]).tolist()
-    records = [record for record in store.records() if record.n_rows]
-    where = store.shards()
-    sources: list[JSONValue] = [
-        {
-            "shard_id": records[number].shard_id,
-            "path": where[records[number].shard_id].path,
-            "sha256": records[number].shard_sha256,
-        }
-        for number in used
-    ]
-    write_json(meta / "sources.json", sources)  # has paths, so the manifest, which has none, leaves it out
-    files: dict[str, JSONValue] = {
-        "sizes.json": cast("JSONValue", dict(zip(names, counts, strict=True))),
-        "_info.json": _timm_info(names, counts),
-        "shardindex.json": _wids_index(shards),
+    selection: SelectionFile, sources: list[JSONValue], output: Output, index: Sequence[str], recipe: str
+) -> dict[str, str]:
+    """sha256 of each file that belongs to the whole output, by its name, after it was written.
+
+    Args:
+        selection: copied beside the shards.
+        sources: where the samples came from.
+        output: the shards, all of which stand.
+        index: trainers whose index files are written.
+        recipe: YAML text of what decided the result.
+    """
+    folder = Path(output.folder)
+    found = {
+        f"{META}/selection.parquet": write_stream(folder / META / "selection.parquet", _pieces(selection.path))[0],
+        f"{META}/config.yaml": write_bytes(folder / META / "config.yaml", recipe.encode())[0],
     }
-    for name, value in files.items():
-        write_json(output / name, value)
-    digests: dict[str, JSONValue] = {
-        name: file_sha256(output / name)
-        for name in sorted([*files, f"{META}/selection.parquet", f"{META}/config.yaml"])
-    }
-    content: dict[str, JSONValue] = {
-        "format": "sspruning-output",
-        "format_version": 1,
-        **facts,
-        "selection": selection.selection.fingerprint,
-        "settings": selection.selection.settings,
-        "shards": cast("JSONValue", shards),
-        "files": digests,
-    }
-    write_json(meta / "manifest.json", content)
+    write_json(folder / META / "sources.json", sources)  # has paths, so the manifest, which has none, leaves it out
+    for name in index:
+        found.update(_write_files(folder, TRAINERS.resolve(name).files(output)))
+    return found
 
 
-def _timm_info(names: list[str], counts: list[int]) -> JSONValue:
-    """Timm's ``_info.json``; all four fields are required by its reader."""
-    split: dict[str, JSONValue] = {
-        "name": "train",
-        "num_samples": sum(counts),
-        "filenames": cast("JSONValue", names),
-        "shard_lengths": cast("JSONValue", counts),
-    }
-    return {"splits": {"train": split}}
-
-
-def _wids_index(shards: list[dict[str, JSONValue]]) -> JSONValue:
-    """The index of ``wids``: counts and sizes for random access."""
-    listed: list[JSONValue] = [
-        {"url": shard["name"], "nsamples": shard["n_samples"], "filesize": shard["size"]} for shard in shards
-    ]
-    return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": listed}
+def write_manifest(output: Path, facts: Mapping[str, JSONValue]) -> None:
+    """Write the manifest, which comes last and makes the output count."""
+    write_json(manifest_path(output), {"format": FORMAT, "format_version": VERSION, **facts})
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -9,11 +9,13 @@ from typing import cast
 
 import numpy as np
 
+from sspruning.config import WriteConfig
 from sspruning.errors import ShardError, StoreError, UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.stages.inspect import key_hash
-from sspruning.stages.sidecars import META
-from sspruning.stages.write import groups_with_rows, up_to_date
+from sspruning.stages.output_plan import groups_with_rows
+from sspruning.stages.rewrite import Piece, Rewriting, SourceSample, rewritten
+from sspruning.stages.sidecars import META, inside, read_manifest
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import file_sha256, read_json
 from sspruning.storage.samples import Sample, ShardReader
@@ -23,6 +25,8 @@ __all__ = ["VerifyReport", "verify"]
 
 SHOWN = 20  # problems kept in full; the rest is counted
 PIECE_BYTES = 16 << 20
+COPIED = "samples equal to their source, byte for byte"
+REWRITTEN = "samples equal, byte for byte, to what their source becomes by the recorded settings"
 
 
 @dataclass(slots=True)
@@ -55,7 +59,8 @@ def verify(folder: Path, progress: Progress | None = None) -> VerifyReport:
     """`VerifyReport` of a folder of pruned shards, a store, or a run folder with a store.
 
     For pruned shards: every file's sha256, the ledger, exactly the selected keys, and every sample's bytes against the
-    source shard, read again. For a store: every part's sha256 and its own invariants.
+    source shard, read again, and rewritten again where members were renamed, left out or made. For a store: every
+    part's sha256 and its own invariants.
 
     Raises:
         UsageError: the folder is none of these.
@@ -84,10 +89,32 @@ def verify(folder: Path, progress: Progress | None = None) -> VerifyReport:
 
 def _digest(reader: ShardReader, sample: Sample) -> bytes:
     """blake2b-128 of a sample's raw blocks."""
+    return _joined(reader, [(sample.block_start, sample.block_end)])
+
+
+def _joined(reader: ShardReader, pieces: list[Piece]) -> bytes:
+    """blake2b-128 of pieces of a shard."""
     digest = hashlib.blake2b(digest_size=16)
-    for start in range(sample.block_start, sample.block_end, PIECE_BYTES):
-        digest.update(reader.read(start, min(PIECE_BYTES, sample.block_end - start)))
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            digest.update(piece)
+            continue
+        for start in range(*piece, PIECE_BYTES):
+            digest.update(reader.read(start, min(PIECE_BYTES, piece[1] - start)))
     return digest.digest()
+
+
+def _rewritten(reader: ShardReader, sample: Sample, shard_id: str, centroid: int, rule: Rewriting) -> bytes:
+    """blake2b-128 of the blocks that a source sample becomes in the output."""
+    source = SourceSample(
+        path=reader.path,
+        shard_id=shard_id,
+        start=sample.block_start,
+        end=sample.block_end,
+        image=None,
+        centroid=centroid,
+    )
+    return _joined(reader, rewritten(rule, reader.read, source))
 
 
 @dataclass(slots=True)
@@ -99,15 +126,24 @@ class _Known:
     seen: np.ndarray
 
 
+def _rule(folder: Path, content: dict) -> Rewriting:
+    """What was done to the samples, by the manifest."""
+    try:
+        section = WriteConfig(**{key: value for key, value in content["write"].items() if key != "index"})
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{folder / META / 'manifest.json'}: damaged ({error})") from error
+    return Rewriting.of(section, content["image_key"], prefixed="key_prefix" in content.get("settings", {}))
+
+
 def _verify_output(folder: Path, report: VerifyReport, progress: Progress) -> None:
-    content = cast("dict", read_json(folder / META / "manifest.json"))
-    if up_to_date(folder, content["fingerprint"]) is None:
-        report.problem(f"{folder}: a shard or an index file of the manifest is missing or has another size")
+    content = read_manifest(folder)
+    rule = _rule(folder, content)
     extra = {path.name for path in folder.glob("*.tar")} - {shard["name"] for shard in content["shards"]}
     for name in sorted(extra):
         report.problem(f"{folder / name}: not in the manifest")
     for name, sha256 in content["files"].items():
-        if not (folder / name).exists() or file_sha256(folder / name) != sha256:
+        path = inside(folder, name)
+        if not path.exists() or file_sha256(path) != sha256:
             report.problem(f"{folder / name}: missing, or not what the manifest records; run the same command again")
     known = _read_output(folder, content, report, progress)
     if len(known.hashes) != content["n_kept"]:
@@ -118,7 +154,7 @@ def _verify_output(folder: Path, report: VerifyReport, progress: Progress) -> No
             f"{selection.path}: selects {selection.selection.n_kept} samples, the manifest says {content['n_kept']}"
         )
     try:
-        _verify_sources(folder, selection, known, report, progress)
+        _verify_sources(folder, selection, rule, known, report, progress)
     except StoreError as error:
         report.problem(str(error))
         return
@@ -135,7 +171,7 @@ def _read_output(folder: Path, content: dict, report: VerifyReport, progress: Pr
     digests: list[bytes] = []
     with progress.stage("output", content["n_kept"], "samples") as ticker:
         for shard in content["shards"]:
-            path = folder / shard["name"]
+            path = inside(folder, shard["name"])
             sha256 = hashlib.sha256()
             own: list[bytes] = []
             try:
@@ -164,13 +200,14 @@ def _read_output(folder: Path, content: dict, report: VerifyReport, progress: Pr
 
 
 def _verify_sources(
-    folder: Path, selection: SelectionFile, known: _Known, report: VerifyReport, progress: Progress
+    folder: Path, selection: SelectionFile, rule: Rewriting, known: _Known, report: VerifyReport, progress: Progress
 ) -> None:
     """Compare every kept sample with its source shard, or, where that is gone, its key with the selection."""
     sources = {entry["shard_id"]: entry for entry in cast("list[dict]", read_json(folder / META / "sources.json"))}
     with progress.stage("sources", selection.selection.n_kept, "samples") as ticker:
-        for table in groups_with_rows(selection, ["key", "shard", "kept"]):
-            keys = table.filter(table.column("kept")).column("key").to_pylist()
+        for table in groups_with_rows(selection, ["key", "shard", "kept", "centroid"]):
+            kept = table.filter(table.column("kept"))
+            keys = kept.column("key").to_pylist()
             if not keys:
                 continue
             shard_id = table.column("shard")[0].as_py()
@@ -179,7 +216,8 @@ def _verify_sources(
                 report.problem(f"{folder}: samples of {shard_id} are selected but it is not among the sources")
                 continue
             if Path(entry["path"]).exists():
-                _compare(entry["path"], set(keys), known, report)
+                centroids = dict(zip(keys, kept.column("centroid").to_pylist(), strict=True))
+                _compare(entry["path"], shard_id, centroids, rule, known, report)
             else:
                 report.notes.append(
                     f"{entry['path']}: source not found; its samples were compared with the digests taken when "
@@ -206,26 +244,43 @@ def _mark(keys: list[str], known: _Known, report: VerifyReport) -> None:
             report.count("samples present, source gone")
 
 
-def _compare(path: str, keys: set[str], known: _Known, report: VerifyReport) -> None:
-    """Prove the kept samples of one source shard equal, byte for byte."""
+def _compare(
+    path: str, shard_id: str, centroids: dict[str, int], rule: Rewriting, known: _Known, report: VerifyReport
+) -> None:
+    """Prove the kept samples of one source shard equal, byte for byte.
+
+    Args:
+        path: of the source shard.
+        shard_id: its name in the store.
+        centroids: prototype of each kept sample, by its key in the store; those that are found are taken out.
+        rule: what was done to the samples.
+        known: the output.
+        report: told of each.
+    """
+    prefix = f"{shard_id}/" if rule.prefixed else ""
+    proved = REWRITTEN if rule.needed else COPIED
     try:
         with ShardReader(path) as reader:
             for sample in reader.samples():
-                if sample.key not in keys:
+                key = prefix + sample.key
+                if key not in centroids:
                     continue
-                keys.discard(sample.key)
-                at = _find(known, sample.key)
+                centroid = centroids.pop(key)
+                at = _find(known, key)
                 if at < 0:
-                    report.problem(f"{path}: sample {sample.key!r} is selected but missing in the output")
+                    report.problem(f"{path}: sample {key!r} is selected but missing in the output")
                     continue
                 known.seen[at] = True
-                if _digest(reader, sample) != known.digests[at].tobytes():
-                    report.problem(f"{path}: sample {sample.key!r} differs from its copy in the output")
+                digest = (
+                    _rewritten(reader, sample, shard_id, centroid, rule) if rule.needed else _digest(reader, sample)
+                )
+                if digest != known.digests[at].tobytes():
+                    report.problem(f"{path}: sample {key!r} differs from its copy in the output")
                 else:
-                    report.count("samples equal to their source, byte for byte")
-    except (ShardError, OSError) as error:
+                    report.count(proved)
+    except (ShardError, UsageError, OSError) as error:
         report.problem(str(error))
-    for key in sorted(keys):
+    for key in sorted(centroids):
         report.problem(f"{path}: sample {key!r} is selected but not in its source any more")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sspruning.config import Config, load_config
 from sspruning.errors import UsageError
 from sspruning.storage.atomic import sweep, write_bytes
+from sspruning.storage.lock import alone_in
 
 __all__ = ["Workspace"]
 
@@ -67,6 +69,14 @@ class Workspace:
     def events(self) -> Path:
         """Log for machines."""
         return self.root / "events.jsonl"
+
+    def alone(self) -> AbstractContextManager[None]:
+        """A block in which no other run works here.
+
+        Raises:
+            MachineError: one does.
+        """
+        return alone_in(self.root)
 
     def sweep_scores(self) -> None:
         """Remove what dead processes left unfinished among the scores."""

@@ -5,166 +5,71 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 
 from sspruning.config import WriteConfig
-from sspruning.errors import MachineError, SSPruningError, StoreError, UsageError
+from sspruning.errors import MachineError, SSPruningError, StoreError
 from sspruning.execution import Executor, StageSpec, Task
 from sspruning.fingerprint import fingerprint
 from sspruning.progress import Progress, SilentProgress
-from sspruning.records import I64, JSONValue, Manifest, ShardRef
-from sspruning.stages.cluster import seeded
-from sspruning.stages.sidecars import META, write_sidecars
-from sspruning.stages.write_shard import record_path, records_with_rows
+from sspruning.records import JSONValue, Manifest
+from sspruning.stages.output_folder import (
+    leftovers,
+    refuse_bad_output,
+    refuse_nested_output,
+    remove_files,
+    remove_strange_shards,
+)
+from sspruning.stages.output_notes import notes_on
+from sspruning.stages.output_plan import (
+    fewest_shards,
+    groups_with_rows,
+    plan,
+    records_with_rows,
+    shard_borders,
+    shard_count,
+)
+from sspruning.stages.rewrite import Rewriting
+from sspruning.stages.sidecars import (
+    META,
+    WORKING,
+    inside,
+    manifest_path,
+    output_from,
+    read_manifest,
+    record_path,
+    up_to_date,
+    write_manifest,
+    write_sidecars,
+)
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json, sweep
+from sspruning.storage.lock import alone_in
 from sspruning.storage.store import Store
 
-__all__ = ["groups_with_rows", "plan", "shard_borders", "up_to_date", "write", "write_fingerprint"]
-
+__all__ = ["groups_with_rows", "refuse_nested_output", "shards_fingerprint", "write", "write_fingerprint"]
 
 WORKER = "sspruning.stages.write_shard:ShardWriter"
-PLAN_DTYPE = np.dtype([("part", "<u4"), ("row", "<u4")])
+SHARD_NAME = "shard-{:06d}.tar"
+OF_A_SHARD = ("name", "n_samples", "sha256", "size", "samples_digest", "suffixes")
+"""What the manifest says of each shard; its commit record says more."""
 
 
-def groups_with_rows(selection: SelectionFile, columns: list[str]) -> Iterator[pa.Table]:
-    """Tables of the given columns, one for each shard that has rows; pyarrow keeps an empty one for the others.
-
-    Raises:
-        StoreError: the file is damaged.
-    """
-    try:
-        yield from (table for table in selection.groups(columns) if table.num_rows)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreError(f"{selection.path}: damaged ({error}); delete it and run `sspruning select` again") from error
-
-
-def _another_corpus(selection: SelectionFile) -> StoreError:
-    return StoreError(
-        f"{selection.path}: was made before shards were added, changed or removed; run `sspruning select` again"
-    )
-
-
-def plan(store: Store, selection: SelectionFile, config: WriteConfig) -> np.ndarray:
-    """(K,) records (part, row in part) of the kept samples, in output order.
-
-    Cost:
-        8 bytes a kept sample, 16 for orders other than the corpus's.
-    """
-    parts, rows, scores, ties = [], [], [], []
-    records = records_with_rows(store)
-    for number, table in enumerate(groups_with_rows(selection, ["shard", "kept", "score"])):
-        record = records[number] if number < len(records) else None
-        if record is None or table.num_rows != record.n_rows or table.column("shard")[0].as_py() != record.shard_id:
-            raise _another_corpus(selection)
-        kept = np.flatnonzero(table.column("kept").to_numpy())
-        parts.append(np.full(len(kept), number, np.uint32))
-        rows.append(kept.astype(np.uint32))
-        if config.order != "corpus":
-            scores.append(table.column("score").to_numpy()[kept])
-            with store.open_part(record) as part:
-                ties.append(seeded(part.column("key_hash")[kept], config.seed))
-    if len(parts) != len(records):
-        raise _another_corpus(selection)
-    planned: Any = np.empty(sum(map(len, rows)), PLAN_DTYPE)
-    planned["part"], planned["row"] = np.concatenate(parts), np.concatenate(rows)
-    if config.order == "corpus":
-        return planned
-    tie, score = np.concatenate(ties), np.concatenate(scores)
-    key = {"shuffled": np.zeros_like(score), "easy-to-hard": score, "hard-to-easy": -score}[config.order]
-    return planned[np.lexsort((tie, key))]
-
-
-def shard_borders(n: int, samples_per_shard: int) -> I64:
-    """(shards + 1,) first sample of each output shard: as few shards as fit, their sizes at most one apart."""
-    shards = max(1, -(-n // samples_per_shard))
-    return (np.arange(shards + 1, dtype=np.int64) * n) // shards
-
-
-def refuse_nested_output(output: Path, shards: Iterable[ShardRef]) -> None:
-    """Refuse an output that is an input folder or lies in one: the next run could take its shards for input.
-
-    Raises:
-        UsageError: names both folders.
-    """
-    resolved = output.resolve()
-    for folder in {Path(shard.path).resolve().parent for shard in shards}:
-        if resolved.is_relative_to(folder):
-            raise UsageError(f"{output}: the output lies in the input folder {folder}; name a folder outside of it")
-
-
-def _refuse_bad_output(store: Store, output: Path, mark: str, *, overwrite: bool) -> None:
-    """Refuse outputs that would harm something.
-
-    Raises:
-        UsageError: the output is an input folder or the store, a file, or holds something else.
-    """
-    resolved = output.resolve()
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: a file stands there; name a folder")
-    refuse_nested_output(output, store.shards().values())
-    if resolved.is_relative_to(store.path.resolve()):
-        raise UsageError(f"{output}: the output lies in the store; name another folder")
-    existing = output / META / "manifest.json"
-    if existing.exists() and cast("dict", read_json(existing)).get("fingerprint") != mark:
-        if not overwrite:
-            raise UsageError(f"{output}: holds shards of another selection; name another folder, or give --overwrite")
-        clear_output(output)
-    elif not existing.exists() and not (output / META).exists() and output.exists() and any(output.glob("*.tar")):
-        raise UsageError(f"{output}: holds .tar files that sspruning did not write; name another folder")
-
-
-def clear_output(output: Path) -> None:
-    """Remove what sspruning wrote into ``output`` and nothing else; the manifest goes first."""
-    manifest = output / META / "manifest.json"
-    names = [shard["name"] for shard in cast("dict", read_json(manifest))["shards"]]
-    manifest.unlink()
-    for name in [*names, "_info.json", "sizes.json", "shardindex.json"]:
-        with suppress(FileNotFoundError):
-            (output / name).unlink()
-    shutil.rmtree(output / META, ignore_errors=True)
-
-
-def _finished(output: Path, name: str, mark: str) -> dict[str, JSONValue] | None:
-    """Facts of an output shard that is committed for this very selection."""
-    with suppress(StoreError, OSError, KeyError, TypeError):
-        facts = cast("dict[str, JSONValue]", read_json(record_path(output, name)))
-        if facts["mark"] == mark and (output / name).stat().st_size == facts["size"]:
-            return facts
-    return None
+def shards_fingerprint(selection_mark: str, config: WriteConfig) -> str:
+    """What the output shards depend on: the selection, and all settings but the index files."""
+    section = {key: value for key, value in config.as_json().items() if key != "index"}
+    return fingerprint({"selection": selection_mark, "write": section})
 
 
 def write_fingerprint(selection_mark: str, config: WriteConfig) -> str:
-    """What the output shards depend on."""
-    return fingerprint({"selection": selection_mark, "write": config.as_json()})
-
-
-def up_to_date(output: Path, mark: str) -> Manifest | None:
-    """The manifest of a finished output for this very selection; None if anything is missing."""
-    path = output / META / "manifest.json"
-    if not path.exists():
-        return None
-    content = cast("dict", read_json(path))
-    whole = all(
-        (output / shard["name"]).exists() and (output / shard["name"]).stat().st_size == shard["size"]
-        for shard in content["shards"]
-    )
-    sidecars = all((output / name).exists() for name in ("_info.json", "sizes.json", "shardindex.json"))
-    if content["fingerprint"] != mark or not whole or not sidecars:
-        return None
-    return Manifest(
-        n_kept=content["n_kept"],
-        n_embedded=content["n_embedded"],
-        fingerprint=mark,
-        shards=content["shards"],
-        path=str(output),
-    )
+    """What the whole output depends on."""
+    return fingerprint({"shards": shards_fingerprint(selection_mark, config), "index": cast("JSONValue", config.index)})
 
 
 def write(
@@ -181,93 +86,181 @@ def write(
     """`Manifest` of the pruned shards that now stand in ``output``, with the trainers' index files.
 
     Output shards are planned from the selection alone and are committed one by one, so a killed run goes on where it
-    stopped and ends with the same bytes.
+    stopped and ends with the same bytes. Each is read back before it counts. Where only other index files are asked
+    for, or some are missing or changed, the shards are read and not written again.
 
     Args:
         store: the store the selection was made from; its corpus is read.
         selection: which samples stay.
         output: folder; made if missing.
-        config: samples in a shard, order.
+        config: number of shards, order, members, index files.
         executor: where the copying runs.
-        progress: told after each shard.
+        progress: told after each shard, and what trainers would stumble over.
         recipe: YAML text of what decided the result, kept beside the shards.
         overwrite: replace the shards of another selection.
 
     Raises:
-        UsageError: the output folder cannot be used.
+        UsageError: the output folder cannot be used, more shards than samples, or members that cannot be renamed.
         ShardError: a source changed since it was embedded.
+        DataError: a shard does not read back as it was planned.
         MachineError: no space.
     """
-    progress = progress or SilentProgress()
     mark = write_fingerprint(selection.selection.fingerprint, config)
-    _refuse_bad_output(store, output, mark, overwrite=overwrite)
+    refuse_bad_output(store, output, shards_fingerprint(selection.selection.fingerprint, config), overwrite=overwrite)
     done = up_to_date(output, mark)
     if done is not None:
         return done
-    work = output / META / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    for folder in (output, output / META, output / META / "shards", work):
+    with alone_in(output / META):
+        _write(store, selection, output, config, executor, progress or SilentProgress(), recipe)
+    done = up_to_date(output, mark)
+    if done is None:
+        raise StoreError(f"{output}: files changed while others were written; run the same command again")
+    return done
+
+
+def _write(
+    store: Store,
+    selection: SelectionFile,
+    output: Path,
+    config: WriteConfig,
+    executor: Executor,
+    progress: Progress,
+    recipe: str,
+) -> None:
+    """Write what is missing; see `write`."""
+    shards_mark = shards_fingerprint(selection.selection.fingerprint, config)
+    old = leftovers(output)
+    for folder in (output, output / META, output / META / "shards", output / META / "work"):
         sweep(folder)
     planned = plan(store, selection, config)
-    # the name is new each time: a worker object that lives on in this process must not be taken for another plan's
-    plan_path = work / f"plan.{os.getpid()}.{secrets.token_hex(4)}.npy"
-    np.save(plan_path, planned, allow_pickle=False)
-    try:
-        shards = _write_shards(store, plan_path, planned, output, config, mark, executor, progress)
-    finally:
-        plan_path.unlink(missing_ok=True)
-    _remove_strangers(output, {str(shard["name"]) for shard in shards})
+    rule = _rule(store, config)
+    shards, files = _write_shards(store, planned, output, config, rule, shards_mark, executor, progress)
+    remove_strange_shards(output, {str(shard["name"]) for shard in shards})
+    written = output_from(output, shards, rule.image_key)
+    files |= write_sidecars(selection, _sources(store, planned), written, config.index, recipe)
+    files = {name: sha256 for name, sha256 in files.items() if not name.startswith(WORKING)}
+    for folder in {inside(output, name).parent for name in files}:
+        sweep(folder)  # of what a killed run left among index files
+    remove_files(output, old - set(files))
     facts: dict[str, JSONValue] = {
+        "fingerprint": write_fingerprint(selection.selection.fingerprint, config),
+        "shards_fingerprint": shards_mark,
+        "selection": selection.selection.fingerprint,
+        "settings": selection.selection.settings,
         "n_kept": len(planned),
         "n_embedded": selection.selection.n_embedded,
-        "fingerprint": mark,
+        "write": config.as_json(),
+        "image_key": list(rule.image_key),
+        "shards": cast("JSONValue", shards),
+        "files": cast("JSONValue", files),
     }
-    write_sidecars(store, selection, planned, output, shards, facts, recipe)
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.rmtree(output / META / "shards", ignore_errors=True)
-    return cast("Manifest", up_to_date(output, mark))
+    write_manifest(output, facts)
+    for folder in ("work", "shards"):
+        shutil.rmtree(output / META / folder, ignore_errors=True)
+    for note in notes_on(written, config.index):
+        progress.note(note)
+
+
+def _rule(store: Store, config: WriteConfig) -> Rewriting:
+    image_key = str(store.settings["image_key"]).split(";")
+    return Rewriting.of(config, image_key, prefixed="key_prefix" in store.settings)
+
+
+def _sources(store: Store, planned: np.ndarray) -> list[JSONValue]:
+    """Name, path and content of each source shard that gives a sample."""
+    records, where = records_with_rows(store), store.shards()
+    used = [records[number] for number in np.unique(planned["part"]).tolist()]
+    return [
+        {"shard_id": record.shard_id, "path": where[record.shard_id].path, "sha256": record.shard_sha256}
+        for record in used
+    ]
 
 
 def _write_shards(
     store: Store,
-    plan_path: Path,
     planned: np.ndarray,
     output: Path,
     config: WriteConfig,
+    rule: Rewriting,
     mark: str,
     executor: Executor,
     progress: Progress,
-) -> list[dict[str, JSONValue]]:
-    """Facts of every output shard, in order, after those that were missing are written."""
-    borders = shard_borders(len(planned), config.samples_per_shard).tolist()
-    names = [f"shard-{number:06d}.tar" for number in range(len(borders) - 1)]
-    facts = {name: _finished(output, name, mark) for name in names}
+) -> tuple[list[dict[str, JSONValue]], dict[str, str]]:
+    """Facts of every output shard, in order, after those that were missing are written; sha256 of their index files."""
+    tasks, facts = _tasks(output, len(planned), config, mark, progress)
+    work = output / META / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    # the name is new each time: a worker object that lives on in this process must not be taken for another plan's
+    plan_path = work / f"plan.{os.getpid()}.{secrets.token_hex(4)}.npy"
+    np.save(plan_path, planned, allow_pickle=False)
     kwargs: dict[str, object] = {"store": str(store.path), "plan": str(plan_path), "output": str(output), "mark": mark}
-    tasks = [
-        Task(name, {"name": name, "start": start, "stop": stop})
-        for name, start, stop in zip(names, borders[:-1], borders[1:], strict=True)
-        if facts[name] is None
-    ]
-    with progress.stage(
-        "write", sum(cast("int", t.payload["stop"]) - cast("int", t.payload["start"]) for t in tasks), "samples"
-    ) as ticker:
-        for outcome in executor.run(StageSpec(WORKER, kwargs), tasks):
-            if outcome.kind != "ok":
-                if isinstance(outcome.error, SSPruningError):
-                    raise outcome.error
-                raise MachineError(f"writing {outcome.task_id}: {outcome.kind}: {outcome.error!r}")
-            facts[outcome.task_id] = cast("dict[str, JSONValue]", outcome.value)
-            ticker.tick(int(cast("int", cast("dict", outcome.value)["n_samples"])))
-    found = [cast("dict[str, JSONValue]", facts[name]) for name in names]
-    if sum(cast("int", shard["n_samples"]) for shard in found) != len(planned):
+    spec = StageSpec(WORKER, {**kwargs, "rule": rule, "index": config.index})
+    left = sum(cast("int", task.payload["stop"]) - cast("int", task.payload["start"]) for task in tasks)
+    try:
+        with progress.stage("write", left, "samples") as ticker:
+            for outcome in executor.run(spec, tasks):
+                if outcome.kind != "ok":
+                    if isinstance(outcome.error, SSPruningError):
+                        raise outcome.error
+                    raise MachineError(f"writing {outcome.task_id}: {outcome.kind}: {outcome.error!r}")
+                facts[outcome.task_id] = cast("dict[str, Any]", outcome.value)
+                ticker.tick(facts[outcome.task_id]["n_samples"])
+    finally:
+        plan_path.unlink(missing_ok=True)
+    found = [facts[SHARD_NAME.format(number)] for number in range(len(facts))]
+    if sum(shard["n_samples"] for shard in found) != len(planned):
         raise StoreError(
             f"{output}: the shards do not hold the {len(planned)} planned samples; remove it and write again"
         )
-    return [{key: value for key, value in shard.items() if key != "mark"} for shard in found]
+    files = {name: sha256 for shard in found for name, sha256 in shard["files"].items()}
+    return [{key: shard[key] for key in OF_A_SHARD} for shard in found], files
 
 
-def _remove_strangers(output: Path, names: set[str]) -> None:
-    """Remove shards of an earlier, unfinished attempt with another plan."""
-    for path in output.glob("shard-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
-        if path.name not in names:
-            path.unlink()
+def _tasks(
+    output: Path, n: int, config: WriteConfig, mark: str, progress: Progress
+) -> tuple[list[Task], dict[str, dict[str, Any]]]:
+    """Work that is left, and facts of the shards that are finished."""
+    count = shard_count(n, config)
+    fewest = fewest_shards(n, config)
+    if count > fewest:
+        progress.note(
+            f"{count:,} shards of about {n // count:,} samples instead of {fewest:,}, as write.min_shards asks"
+        )
+    borders = shard_borders(n, count).tolist()
+    known = _recorded(output, mark)
+    tasks: list[Task] = []
+    facts: dict[str, dict[str, Any]] = {}
+    for number, (start, stop) in enumerate(pairwise(borders)):
+        name = SHARD_NAME.format(number)
+        record = _finished(output, name, mark, known.get(name))
+        if record is not None and record.get("index") == config.index and _all_there(output, record):
+            facts[name] = record
+        else:
+            tasks.append(Task(name, {"name": name, "start": start, "stop": stop, "known": cast("JSONValue", record)}))
+    return tasks, facts
+
+
+def _recorded(output: Path, mark: str) -> dict[str, dict[str, Any]]:
+    """What the manifest says of shards of this very selection and these settings; nothing if it speaks of others."""
+    if not manifest_path(output).exists():
+        return {}
+    content = read_manifest(output)
+    return {shard["name"]: shard for shard in content["shards"]} if content["shards_fingerprint"] == mark else {}
+
+
+def _finished(output: Path, name: str, mark: str, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Facts of an output shard that stands for this very selection: by its commit record, else as the manifest says."""
+    found = None if known is None else dict(known)
+    with suppress(StoreError, KeyError, TypeError):
+        record = cast("dict[str, Any]", read_json(record_path(output, name)))
+        if record["mark"] == mark:
+            found = record
+    with suppress(OSError, KeyError):
+        if found is not None and (output / name).stat().st_size == found["size"]:
+            return found
+    return None
+
+
+def _all_there(output: Path, record: Mapping[str, Any]) -> bool:
+    """True if the index files of a shard are there."""
+    return all(inside(output, name).is_file() for name in record["files"])

@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from sspruning.errors import ShardError
-from sspruning.records import JSONValue
-from sspruning.stages.sidecars import META
+from sspruning.errors import ShardError, SSPruningError
+from sspruning.records import JSONValue, OutputShard
+from sspruning.stages.output_plan import records_with_rows
+from sspruning.stages.read_back import read_back, read_known
+from sspruning.stages.rewrite import Rewriting, SourceSample, rewritten
+from sspruning.stages.sidecars import record_path, write_shard_files
 from sspruning.storage.atomic import write_json, write_stream
 from sspruning.storage.samples import ShardReader
-from sspruning.storage.store import CommitRecord, Store
-from sspruning.storage.tar_scan import archive_end
+from sspruning.storage.store import Store
+from sspruning.storage.tar_scan import Hasher, archive_end
 
-__all__ = ["ShardWriter", "record_path", "records_with_rows"]
+__all__ = ["ShardWriter"]
 
 COPY_BYTES = 4 << 20
 OPEN_SOURCES = 64
+RANGES = [("start", "<u8"), ("end", "<u8"), ("digest", "u1", (16,)), ("image", "<u8"), ("centroid", "<i4")]
 
 
-def records_with_rows(store: Store) -> list[CommitRecord]:
-    """Records with rows: a shard without any has no row group in the selection."""
-    return [record for record in store.records() if record.n_rows]
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Samples that stand together in one source."""
 
-
-def record_path(output: Path, name: str) -> Path:
-    """Commit record of one output shard."""
-    return output / META / "shards" / f"{name}.json"
+    number: int
+    """Of the record of the source."""
+    start: list[int]
+    end: list[int]
+    digest: list[bytes]
+    image: list[int]
+    centroid: list[int]
 
 
 class ShardWriter:
     """Built once in each worker: writes one output shard at a time from the plan."""
 
-    def __init__(self, *, store: str, plan: str, output: str, mark: str) -> None:
+    def __init__(self, *, store: str, plan: str, output: str, mark: str, rule: Rewriting, index: list[str]) -> None:
         """Open the store and map the plan; ``mark`` is kept in every shard's record."""
         self._store = Store(store)
         self._records = records_with_rows(self._store)
@@ -44,27 +53,46 @@ class ShardWriter:
         self._plan = np.load(plan, mmap_mode="r")
         self._output = Path(output)
         self._mark = mark
+        self._rule = rule
+        self._index = index
 
     def __call__(self, payload: dict[str, JSONValue]) -> JSONValue:
-        """Facts of the committed shard with the samples ``start`` to ``stop`` of the plan."""
+        """Facts of the committed shard with the samples ``start`` to ``stop`` of the plan.
+
+        A shard that stands already, as ``known`` records it, is not written again; only its index files are.
+        """
         name, start, stop = str(payload["name"]), int(cast("int", payload["start"])), int(cast("int", payload["stop"]))
-        planned = np.array(self._plan[start:stop])
-        ranges = self._ranges(planned)
-        sha256, size = write_stream(self._output / name, self._blocks(planned, ranges))
-        facts: dict[str, JSONValue] = {
+        path, facts = self._output / name, cast("dict[str, Any] | None", payload["known"])
+        found = None if facts is None else read_known(path, facts)
+        if found is None or facts is None:
+            facts = self._written(path, np.array(self._plan[start:stop]))
+            found = read_back(path, facts["n_samples"])
+        shard = OutputShard(
+            name=name, n_samples=facts["n_samples"], size=facts["size"], suffixes=dict(sorted(found.suffixes.items()))
+        )
+        record: dict[str, JSONValue] = {
             "name": name,
-            "n_samples": len(planned),
-            "sha256": sha256,
-            "size": size,
-            "samples_digest": hashlib.blake2b(ranges["digest"].tobytes(), digest_size=16).hexdigest(),
+            "n_samples": shard.n_samples,
+            "sha256": facts["sha256"],
+            "size": shard.size,
+            "samples_digest": facts["samples_digest"],
+            "suffixes": cast("JSONValue", shard.suffixes),
+            "files": cast("JSONValue", write_shard_files(self._output, shard, found.samples, self._index)),
+            "index": cast("JSONValue", self._index),
             "mark": self._mark,
         }
-        write_json(record_path(self._output, name), facts)
-        return facts
+        write_json(record_path(self._output, name), record)
+        return record
+
+    def _written(self, path: Path, planned: np.ndarray) -> dict[str, Any]:
+        """Count, digests and size of a shard that now stands."""
+        digests = hashlib.blake2b(digest_size=16)
+        sha256, size = write_stream(path, self._blocks(planned, digests))
+        return {"n_samples": len(planned), "sha256": sha256, "size": size, "samples_digest": digests.hexdigest()}
 
     def _ranges(self, planned: np.ndarray) -> np.ndarray:
-        """(m,) block_start, block_end and digest of the planned samples."""
-        out = np.empty(len(planned), [("start", "<u8"), ("end", "<u8"), ("digest", "u1", (16,))])
+        """(m,) byte range and digest of the planned samples, first byte of the image, and prototype."""
+        out = np.zeros(len(planned), RANGES)
         for number in np.unique(planned["part"]).tolist():
             here = planned["part"] == number
             rows = planned["row"][here]
@@ -72,19 +100,25 @@ class ShardWriter:
                 out["start"][here] = part.column("block_start")[rows]
                 out["end"][here] = part.column("block_end")[rows]
                 out["digest"][here] = part.digest()[rows]
+                if self._rule.needed:
+                    out["image"][here] = part.column("image_start")[rows]
+        if "centroid" in cast("tuple[str, ...]", planned.dtype.names):
+            out["centroid"] = planned["centroid"]
         return out
 
-    def _blocks(self, planned: np.ndarray, ranges: np.ndarray) -> Iterator[bytes]:
-        """The output archive, piece by piece: samples that stand together in a source are read together."""
-        part, start, end = planned["part"].tolist(), ranges["start"].tolist(), ranges["end"].tolist()
-        digests = ranges["digest"].tobytes()
+    def _blocks(self, planned: np.ndarray, digests: Hasher) -> Iterator[bytes]:
+        """The output archive, piece by piece: samples that stand together in a source are read together.
+
+        Args:
+            planned: the samples.
+            digests: is fed the digest of each sample as it stands in the output.
+        """
         size = 0
         with _Sources(self._open) as sources:
-            for first, last in _runs_of_neighbours(part, start, end):
-                reader = sources.reader(part[first])
-                for piece in self._checked(
-                    reader, part[first], start[first:last], end[first:last], digests[16 * first :]
-                ):
+            for run in _runs(planned["part"].tolist(), self._ranges(planned)):
+                reader = sources.reader(run.number)
+                large = run.end[-1] - run.start[0] > COPY_BYTES
+                for piece in self._large(reader, run, digests) if large else self._together(reader, run, digests):
                     size += len(piece)
                     yield piece
         yield archive_end(size)
@@ -102,39 +136,90 @@ class ShardWriter:
             raise ShardError(shard.path, 0, "the shard changed since it was embedded; run `sspruning embed` again")
         return reader
 
-    def _checked(
-        self, reader: ShardReader, number: int, starts: list[int], ends: list[int], digests: bytes
-    ) -> Iterator[bytes]:
-        """Blocks of samples that stand together, each checked against its digest."""
-        if ends[-1] - starts[0] > COPY_BYTES:
-            yield from self._large(reader, number, starts[0], ends[0], digests[:16])
-            return
-        data = reader.read(starts[0], ends[-1] - starts[0])
+    def _together(self, reader: ShardReader, run: _Run, digests: Hasher) -> Iterator[bytes]:
+        """Blocks of small samples that stand together, each checked against its digest before it is used."""
+        base = run.start[0]
+        data = reader.read(base, run.end[-1] - base)
         view = memoryview(data)
-        base = starts[0]
         blake2b = hashlib.blake2b
-        for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            if (
-                blake2b(view[start - base : end - base], digest_size=16).digest()
-                != digests[16 * index : 16 * index + 16]
-            ):
-                raise self._changed(number, start)
-        yield data
+        for start, end, digest in zip(run.start, run.end, run.digest, strict=True):
+            if blake2b(view[start - base : end - base], digest_size=16).digest() != digest:
+                raise self._changed(run.number, start)
+        if not self._rule.needed:
+            digests.update(b"".join(run.digest))
+            yield data
+            return
 
-    def _large(self, reader: ShardReader, number: int, start: int, end: int, expected: bytes) -> Iterator[bytes]:
+        def read(start: int, size: int) -> bytes:
+            return data[start - base : start - base + size]
+
+        blocks: list[bytes] = []
+        for index in range(len(run.start)):
+            pieces = rewritten(self._rule, read, self._sample(run, index))
+            own = b"".join(p if isinstance(p, bytes) else data[p[0] - base : p[1] - base] for p in pieces)
+            digests.update(blake2b(own, digest_size=16).digest())
+            blocks.append(own)
+        yield b"".join(blocks)
+
+    def _sample(self, run: _Run, index: int) -> SourceSample:
+        shard = self._shards[self._records[run.number].shard_id]
+        return SourceSample(
+            path=shard.path,
+            shard_id=shard.shard_id,
+            start=run.start[index],
+            end=run.end[index],
+            image=run.image[index],
+            centroid=run.centroid[index],
+        )
+
+    def _large(self, reader: ShardReader, run: _Run, digests: Hasher) -> Iterator[bytes]:
         """One large sample in pieces; a wrong digest is found at its end, before the shard gets its name."""
-        digest = hashlib.blake2b(digest_size=16)
-        for at in range(start, end, COPY_BYTES):
-            piece = reader.read(at, min(COPY_BYTES, end - at))
-            digest.update(piece)
-            yield piece
-        if digest.digest() != expected:
-            raise self._changed(number, start)
+        source, own = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        at, [end] = run.start[0], run.end
+        for piece in self._pieces(reader, run):
+            if isinstance(piece, bytes):
+                own.update(piece)
+                yield piece
+                continue
+            _drain(_streamed(reader, at, piece[0], source))  # what is left out
+            for block in _streamed(reader, *piece, source):
+                own.update(block)
+                yield block
+            at = piece[1]
+        _drain(_streamed(reader, at, end, source))
+        if source.digest() != run.digest[0]:
+            raise self._changed(run.number, run.start[0])
+        digests.update(own.digest())
+
+    def _pieces(self, reader: ShardReader, run: _Run) -> list[bytes | tuple[int, int]]:
+        """What a large sample becomes. Its headers are not proved yet: if they mislead, that is what is told."""
+        if not self._rule.needed:
+            return [(run.start[0], run.end[0])]
+        try:
+            return rewritten(self._rule, reader.read, self._sample(run, 0))
+        except (SSPruningError, ValueError):
+            source = hashlib.blake2b(digest_size=16)
+            _drain(_streamed(reader, run.start[0], run.end[0], source))
+            if source.digest() != run.digest[0]:
+                raise self._changed(run.number, run.start[0]) from None
+            raise
 
     def _changed(self, number: int, offset: int) -> ShardError:
         path = self._shards[self._records[number].shard_id].path
         problem = "these bytes are not the ones that were embedded; restore the shard, or run `sspruning embed` again"
         return ShardError(path, offset, problem)
+
+
+def _streamed(reader: ShardReader, start: int, end: int, hasher: Hasher) -> Iterator[bytes]:
+    """The bytes of a range in pieces, hashed as they go by."""
+    for at in range(start, end, COPY_BYTES):
+        piece = reader.read(at, min(COPY_BYTES, end - at))
+        hasher.update(piece)
+        yield piece
+
+
+def _drain(pieces: Iterator[bytes]) -> None:
+    deque(pieces, maxlen=0)
 
 
 class _Sources:
@@ -160,8 +245,11 @@ class _Sources:
         return self._readers[number]
 
 
-def _runs_of_neighbours(part: list[int], start: list[int], end: list[int]) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of samples that stand next to each other in one source, at most `COPY_BYTES` together."""
+def _runs(part: list[int], ranges: np.ndarray) -> Iterator[_Run]:
+    """Samples that stand next to each other in one source, at most `COPY_BYTES` together; a larger one stands alone."""
+    start, end, image, centroid = (ranges[name].tolist() for name in ("start", "end", "image", "centroid"))
+    joined = ranges["digest"].tobytes()
+    digest = [joined[at : at + 16] for at in range(0, len(joined), 16)]
     first = 0
     for index in range(1, len(part) + 1):
         if (
@@ -170,5 +258,6 @@ def _runs_of_neighbours(part: list[int], start: list[int], end: list[int]) -> It
             or start[index] != end[index - 1]
             or end[index] - start[first] > COPY_BYTES
         ):
-            yield first, index
+            own = slice(first, index)
+            yield _Run(part[first], start[own], end[own], digest[own], image[own], centroid[own])
             first = index

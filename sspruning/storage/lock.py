@@ -31,12 +31,11 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def alone_in(folder: Path, *, break_lock: bool = False) -> Generator[None]:
+def alone_in(folder: Path) -> Generator[None]:
     """Hold the folder's lock inside the block; a folder that this process holds already is left as it is.
 
     Args:
         folder: made if missing.
-        break_lock: take the lock from whoever has it.
 
     Raises:
         MachineError: a live run of this host, or a run of another host, has it; says which, and what to do.
@@ -46,7 +45,7 @@ def alone_in(folder: Path, *, break_lock: bool = False) -> Generator[None]:
         yield
         return
     mine = _owner()
-    _take(path, mine, break_lock=break_lock)
+    _take(path, mine)
     _held.add(path)
     try:
         yield
@@ -77,7 +76,7 @@ def _boot() -> str:
         return str(round(psutil.boot_time()))
 
 
-def _take(path: Path, mine: dict[str, JSONValue], *, break_lock: bool) -> None:
+def _take(path: Path, mine: dict[str, JSONValue]) -> None:
     content = json.dumps(mine, sort_keys=True).encode() + b"\n"
     for _ in range(TRIES):
         if create_once(path, content):
@@ -85,7 +84,7 @@ def _take(path: Path, mine: dict[str, JSONValue], *, break_lock: bool) -> None:
         holder = _read(path)
         if holder is None:
             continue  # it was given back, or is damaged, which `_clear` has seen to
-        if not break_lock and not _is_gone(holder):
+        if not _is_gone(holder):
             raise MachineError(_busy(path, holder))
         _clear(path, holder)
     raise MachineError(f"{path}: other runs take this lock again and again; wait until they are done")
@@ -99,7 +98,7 @@ def _read(path: Path) -> dict[str, JSONValue] | None:
         with suppress(OSError):
             path.unlink()
         return None
-    return cast("dict[str, JSONValue]", found) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_gone(holder: dict[str, JSONValue]) -> bool:
@@ -135,5 +134,5 @@ def _busy(path: Path, holder: dict[str, JSONValue]) -> str:
         return f"{path.parent}: another run works here ({who}); wait until it is done, or stop it"
     return (
         f"{path.parent}: a run on another host works here ({who}), and whether it is alive cannot be seen from here; "
-        "wait until it is done, or, if you know that it is dead, give --break-lock"
+        f"wait until it is done, or, if you know that it is dead, delete {path}"
     )

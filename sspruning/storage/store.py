@@ -108,9 +108,11 @@ class Store:
                 for key in sorted({*theirs, *settings})
                 if theirs.get(key) != settings.get(key)
             ]
+            keys = theirs.get("key_prefix") != settings.get("key_prefix")
+            hint = " (--repeated-keys decides key_prefix)" if keys else ""
             raise StoreError(
                 f"{path}: this store was made with other settings ({'; '.join(differing)}); "
-                "use another --store folder, or the same settings"
+                f"use another --store folder, or the same settings{hint}"
             )
         return store
 

@@ -94,14 +94,80 @@ def test_orders_and_workers_do_not_change_the_set_of_keys(order, store, work, sm
     call("verify", "pruned")
 
 
-def test_workers_and_threads_of_the_writer_do_not_change_a_byte(store, work, small, call):
+@pytest.mark.parametrize("rules", [(), ("--cls", "cluster", "--rename-suffix", "jpeg=jpg", "--index", "all")])
+def test_workers_and_threads_of_the_writer_do_not_change_a_byte(rules, store, work, small, call):
     call("-q", "select", "store", "--keep-fraction", "0.5")
     for executor, workers in (("inline", 1), ("local", 2)):
         call(
-            *("-q", "write", "store", "-o", f"{executor}", "--samples-per-shard", "7", "--order", "shuffled"),
+            *("-q", "write", "store", "-o", f"{executor}", "--num-shards", "5", "--order", "shuffled", *rules),
             *("--executor", executor, "--workers", workers),
         )
     assert small.digests(work / "inline") == small.digests(work / "local")
+
+
+def test_shards_that_share_keys_are_told_apart_by_a_flag(work, small, call):
+    for name in ("a", "b"):
+        small.shard(work / "in" / f"{name}.tar", small.samples(0, 10))
+    embed = ("-q", "embed", "in", "--store", "store", "--encoder", "pixels", "--executor", "inline")
+    assert "--repeated-keys prefix" in call(*embed, code=2).stderr
+    call(*embed, "--repeated-keys", "prefix")
+    call("-q", "select", "store", "--keep-fraction", "1.0", "-o", "pruned", "--executor", "inline")
+    found = small.members(work / "pruned" / "shard-000000.tar")
+    assert set(found) == {f"{name}/{key}" for name in ("a", "b") for key in small.samples(0, 10)}
+    call("-q", "embed", "in/a.tar", "--store", "store", "--repeated-keys", "refuse", code=3)
+
+
+def shards(folder):
+    return len(list(folder.glob("*.tar")))
+
+
+def test_a_number_of_shards_sticks_until_a_size_is_asked_for(store, work, call):
+    plain = ("-q", "select", "store", "--keep-fraction", "0.5", "--executor", "inline", "--overwrite", "-o", "pruned")
+    call(*plain, "--num-shards", "4")
+    assert shards(work / "pruned") == 4
+    call(*plain)
+    assert shards(work / "pruned") == 4
+    call(*plain, "--samples-per-shard", "5")
+    assert shards(work / "pruned") == 6
+    call(*plain, "--set", "write.num_shards=2")
+    call(*plain, "--set", "write.samples_per_shard=10")
+    assert shards(work / "pruned") == 3
+    call(*plain, "--samples-per-shard", "10", "--min-shards", "7")
+    assert shards(work / "pruned") == 7
+
+
+def test_members_stick_until_all_are_asked_for(store, work, small, call):
+    plain = ("-q", "select", "store", "--keep-fraction", "0.5", "--executor", "inline", "--overwrite", "-o", "pruned")
+    one = ("--rename-suffix", "jpeg=jpg", "--rename-suffix", "png=jpg", "--rename-suffix", "webp=jpg")
+    call(*plain, *one, "--members", "txt; .JPG", "--cls", "zero", "--index", "none")
+    call(*plain)
+    found = small.members(work / "pruned" / "shard-000000.tar")
+    assert {tuple(own) for own in found.values()} == {("jpg", "txt", "cls")}
+    assert not (work / "pruned" / "sizes.json").exists()
+    call(*plain, "--rename-suffix", "none", "--members", "all", "--cls", "keep", "--index", "open_clip")
+    source = small.entries(*(work / "shards").glob("*.tar"))
+    assert small.entries(work / "pruned" / "shard-000000.tar").items() <= source.items()
+    assert (work / "pruned" / "sizes.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--num-shards", "4", "--samples-per-shard", "5"), "give one of them"),
+        (("--num-shards", "4", "--min-shards", "5"), "num_shards is 4, but min_shards asks for at least 5"),
+        (("--num-shards", "61"), "61 shards are asked for but 48 samples are kept"),
+        (("--rename-suffix", "jpeg"), "expected OLD=NEW"),
+        (("--rename-suffix", "jpeg=a/b"), "is no suffix of a member"),
+        (("--index", "timn"), "unknown trainer 'timn'. Did you mean 'timm'?"),
+        (("--cls", "label"), "'keep', 'cluster', 'zero' or 'none'"),
+        (("--members", "txt"), "would be left without the image"),
+        (("--rename-suffix", "txt=cls"), "would get two members .cls"),
+    ],
+)
+def test_flags_that_cannot_be_followed_say_why(flags, words, store, work, call):
+    result = call("-q", "select", "store", "-o", "pruned", "--executor", "inline", *flags, code=2)
+    assert words in result.stderr
+    assert not list(work.glob("pruned/*.tar"))
 
 
 def test_a_packed_folder_goes_through_the_whole_flow(work, small, call):

@@ -11,6 +11,15 @@ from sspruning.errors import UsageError
 from sspruning.stages.verify import verify
 from sspruning.storage.artifacts import SelectionFile
 
+META_FILES = (
+    "class-ids.npy",
+    "config.yaml",
+    "entries.npy",
+    "manifest.json",
+    "selection.parquet",
+    "sources.json",
+)
+
 
 def content_of(path):
     return json.loads(path.read_text())
@@ -59,22 +68,24 @@ def test_no_trace_of_the_work_is_left(pruned):
         "shardindex.json",
         "sizes.json",
         ".sspruning",
-        *(f".sspruning/{name}" for name in ("config.yaml", "manifest.json", "selection.parquet", "sources.json")),
+        *(f".sspruning/{name}" for name in META_FILES),
     }
 
 
-@pytest.mark.parametrize("name", ["sizes.json", "_info.json", "shardindex.json", "sources.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["sizes.json", "entries.npy", "shardindex.json", "sources.json", "manifest.json"])
 def test_an_output_counts_only_when_its_last_file_is_there(name, store, settings, tmp_path, monkeypatch, small):
     from sspruning.stages import sidecars
 
-    original = sidecars.write_json
+    def failing(function):
+        def write(path, value):
+            if path.name == name:
+                raise KeyboardInterrupt
+            return function(path, value)
 
-    def failing(path, value):
-        if path.name == name:
-            raise KeyboardInterrupt
-        original(path, value)
+        return write
 
-    monkeypatch.setattr(sidecars, "write_json", failing)
+    for function in ("write_json", "write_stream"):
+        monkeypatch.setattr(sidecars, function, failing(getattr(sidecars, function)))
     with pytest.raises(KeyboardInterrupt):
         api.select(store.path, output=tmp_path / "pruned", config=settings())
     with pytest.raises(UsageError, match="not finished"):

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import shutil
 
-import numpy as np
 import pytest
 
 from sspruning import api
@@ -12,7 +11,7 @@ from sspruning.config import WriteConfig
 from sspruning.errors import MachineError, ShardError, StoreError, UsageError
 from sspruning.execution import Outcome
 from sspruning.stages.verify import verify
-from sspruning.stages.write import shard_borders, write
+from sspruning.stages.write import write
 from sspruning.storage.artifacts import SelectionFile
 
 
@@ -82,18 +81,6 @@ def test_every_order_holds_the_same_samples_byte_for_byte(do, small, tmp_path):
     assert found[0] == found[1] == found[2] == found[3]
     source = small.entries(*sorted((tmp_path / "shards").glob("*.tar")))
     assert found[0] == {name: source[name] for name in found[0]}
-
-
-@pytest.mark.parametrize("n", [1, 2, 7, 16, 17, 42, 1000])
-@pytest.mark.parametrize("most", [1, 3, 16, 10_000])
-def test_shards_are_as_few_as_fit_and_their_sizes_at_most_one_apart(n, most):
-    borders = shard_borders(n, most)
-    sizes = np.diff(borders)
-    assert (borders[0], borders[-1]) == (0, n)
-    assert len(sizes) == -(-n // most)
-    assert sizes.max() <= most
-    assert sizes.max() - sizes.min() <= 1
-    assert sizes.min() >= 1
 
 
 @pytest.mark.parametrize("most", [1, 5, 41, 42])

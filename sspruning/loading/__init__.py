@@ -1,0 +1,1 @@
+"""Feeding trainers: what a selection says of a key, and pruned shards as a webdataset."""
