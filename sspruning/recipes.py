@@ -101,7 +101,7 @@ RECIPES: dict[str, Recipe] = {
     "coverage": Recipe(
         keeps="one representative of each of as many regions as samples are kept",
         use="less than half kept",
-        source="k-means cover; leads in tools/prove/README.md",
+        source="k-means cover; measured in tools/prove/README.md",
         select={"keep": "coverage"},
         note="regions are made within clusters, so that the cost stays near linear",
     ),

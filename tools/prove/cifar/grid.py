@@ -15,7 +15,7 @@ import torch
 
 from cifar.downstream import Recipe, predict, steps_of_full, train
 from cifar.images import Labelled, load_labelled
-from cifar.subsets import SSL, Subsets
+from cifar.subsets import MIXTURES, SSL, Subsets
 from sspruning.recipes import RECIPES
 
 __all__ = ["SUPERVISED", "Cell", "Row", "plan", "read_rows", "run_cells"]
@@ -24,6 +24,8 @@ ALL, RANDOM = "all", "random"
 QUOTED_KEEPS = (0.7, 0.5, 0.3)
 SUPERVISED = ("supervised_prototypes", "el2n", "forgetting", "aum", "memorization")
 SEEDS = (0, 1, 2)
+MORE_SEEDS = (3, 4, 5, 6, 7)
+"""For the one comparison that is close: coverage against random where little is kept."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,7 +37,7 @@ class Cell:
     metric: str
     """What the ranks are made from; none for all and random."""
     policy: str
-    """A policy of the product, one of its recipes, or all."""
+    """A policy of the product, one of its recipes, a mixture, or all."""
     balance: float
     k: int
     """Prototypes; 0: the product's own choice."""
@@ -73,6 +75,7 @@ def plan() -> list[Cell]:
     unbalanced = (SSL, "hard", 0.0)
     recipes = [(SSL, name, 0.0) for name in sorted(RECIPES) if name not in {"sorscher2022", "guarded-hard"}]
     coverage = [(SSL, "coverage", 0.0)]
+    mixtures = [(SSL, name, 0.0) for name in MIXTURES]
     supervised = [(metric, "hard", 0.5) for metric in SUPERVISED]
     first, later = SEEDS[:1], SEEDS[1:]
     cells = [
@@ -85,6 +88,10 @@ def plan() -> list[Cell]:
         *compare([unbalanced], QUOTED_KEEPS, SEEDS, schedule="epochs"),
         *compare(recipes, (0.3,), first, schedule="epochs"),
         *compare(coverage, (0.3, 0.5), later, schedule="epochs"),
+        *compare(coverage, (0.1,), later, schedule="epochs"),
+        *compare(mixtures, (0.1,), SEEDS, schedule="epochs"),
+        *compare([*mixtures, *coverage], (0.3, 0.5), first, schedule="epochs"),
+        *compare([random, *coverage], (0.1, 0.3, 0.5), MORE_SEEDS, schedule="epochs"),
         *compare(recipes, (0.7,), first, schedule="epochs"),
         *(Cell("epochs", SSL, "hard", 0.5, k, 0.3, 0) for k in (10, 30, 100, 300, 1000)),
         *compare([random, hard], (0.5, 0.3), later, schedule="iterations"),

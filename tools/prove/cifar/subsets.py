@@ -14,10 +14,12 @@ from sspruning.recipes import RECIPES
 from sspruning.records import F32, I64
 from sspruning.storage.artifacts import SelectionFile
 
-__all__ = ["SSL", "Subsets"]
+__all__ = ["MIXTURES", "SSL", "Subsets"]
 
 SSL = "ssl_prototypes"
 """The product's own metric: cosine distance to the nearest prototype of the shipped encoder's embeddings."""
+MIXTURES = {"coverage-hardness": {"keep": "coverage", "options": {"hardness": 0.5}}}
+"""Settings that no recipe of the product has: coverage whose budgets lean towards hard clusters."""
 PRODUCT_METRICS = {SSL: "prototype_distance", "ssl_margin": "prototype_margin"}
 
 
@@ -53,7 +55,7 @@ class Subsets:
 
         Args:
             metric: what makes the scores.
-            policy: a policy, or a recipe of the product with its own steps, options and balance.
+            policy: a policy; a recipe of the product, with its own steps, options and balance; or a name of `MIXTURES`.
             balance: cluster floor of a policy.
             k: prototypes; None: the product's choice.
             seed: of draws and ties.
@@ -61,13 +63,14 @@ class Subsets:
         """
         name = (
             f"{metric}-{policy}-k{k}-s{seed}-f{keep}"
-            if policy in RECIPES
+            if policy in {*RECIPES, *MIXTURES}
             else f"{metric}-{policy}-b{balance}-k{k}-s{seed}"
         )
         cached = self.folder / "ranks" / f"{name}.npy"
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
-            chosen = {"recipe": policy} if policy in RECIPES else {"recipe": "", "keep": policy, "balance": balance}
+            plain = {"recipe": "", "keep": policy, "balance": balance}
+            chosen = {"recipe": policy} if policy in RECIPES else {**plain, **MIXTURES.get(policy, {})}
             np.save(cached, self._column("rank", metric, {**chosen, "seed": seed, "keep_fraction": keep}, k))
         return np.load(cached)
 
