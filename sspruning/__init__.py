@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sspruning.exchange import decontaminate, export, import_embeddings
     from sspruning.loader import filtered
     from sspruning.loading.pruned import webdataset
+    from sspruning.stages.report import report
+    from sspruning.stages.show import show
     from sspruning.storage.store import Store
 
 __version__ = "0.1.0"
@@ -52,8 +54,10 @@ __all__ = [
     "pack",
     "plan",
     "prune",
+    "report",
     "score",
     "select",
+    "show",
     "status",
     "sweep",
     "verify",
@@ -68,6 +72,8 @@ _HOME = {
     "export": "sspruning.exchange",
     "import_embeddings": "sspruning.exchange",
     "filtered": "sspruning.loader",
+    "report": "sspruning.stages.report",
+    "show": "sspruning.stages.show",
     "webdataset": "sspruning.loading.pruned",
 }
 

@@ -9,6 +9,7 @@ import typer
 
 from sspruning import cli_choose as choose
 from sspruning import cli_exchange as exchange
+from sspruning import cli_report as showing
 from sspruning import cli_trainers as trainers
 from sspruning import options as opt
 from sspruning import terminal as say
@@ -145,6 +146,9 @@ app.command("decontaminate")(exchange.decontaminate_command)
 app.command("import-embeddings")(exchange.import_command)
 app.command("export")(exchange.export_command)
 app.command("check-trainer")(trainers.check_trainer_command)
+app.command("report")(showing.report_command)
+app.command("show")(showing.show_command)
+app.command("plot")(showing.plot_command)
 
 
 @app.command("write")
@@ -203,6 +207,7 @@ def run_command(
     from sspruning import api
     from sspruning.config import load_config
     from sspruning.stages.fill import usable_folder
+    from sspruning.stages.report import report
 
     config = opt.overridden(
         load_config(config_file, sets), {"execution": {"workers": workers, "executor": executor}}, None
@@ -212,11 +217,13 @@ def run_command(
         say.print_plan(config, root / "store", whole_run=True)
         return
     usable_folder(root)
-    result = api.prune(config, say.console(root / "events.jsonl"), overwrite=overwrite)
+    progress = say.console(root / "events.jsonl")
+    result = api.prune(config, progress, overwrite=overwrite)
     say.embedded(result.embedded, root / "store")
     say.line(f"{result.prototypes.k:,} prototypes ({result.prototypes.info.get('k_reason')})")
     say.selected(result.selection)
     say.written(result.manifest)
+    say.reported(report(root, pruned=config.paths.output or "pruned", progress=progress))
     say.exit_if_quarantined(result.embedded)
 
 
@@ -238,8 +245,8 @@ def verify_command(
     """Prove that nothing was lost or damaged; reads everything again, sources included."""
     from sspruning import api
 
-    report = api.verify(folder, say.console())
-    say.verified(report, folder)
+    found = api.verify(folder, say.console())
+    say.verified(found, folder)
 
 
 @app.command("demo")
@@ -256,15 +263,18 @@ def demo_command(
 ) -> None:
     """Run everything on a small data set in under a minute, and show what came of it."""
     from sspruning.stages.demo import demo
+    from sspruning.stages.report import report
 
+    progress = say.console(folder / "events.jsonl")
     result = demo(
         folder,
         dataset=dataset,
         keep_fraction=keep_fraction,
         workers=workers,
-        progress=say.console(folder / "events.jsonl"),
+        progress=progress,
     )
     say.demo(result)
+    say.reported(report(folder / "run", pruned=folder / "pruned", progress=progress))
 
 
 def main() -> None:

@@ -47,6 +47,15 @@ class _Count:
         self.done += count
 
 
+def _peak_bytes() -> int | None:
+    """The most memory that this process has held so far, workers not counted; None where that is not told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 class SilentProgress:
     """Tells nobody, except ``events.jsonl`` if a path is given."""
 
@@ -67,7 +76,14 @@ class SilentProgress:
             seconds = time.monotonic() - started
             self._finish(counter, name, unit, seconds)
             rate = counter.done / seconds if seconds > 0 else 0.0
-            self.event(ended, stage=name, done=counter.done, seconds=round(seconds, 3), per_second=round(rate, 1))
+            self.event(
+                ended,
+                stage=name,
+                done=counter.done,
+                seconds=round(seconds, 3),
+                per_second=round(rate, 1),
+                peak_bytes=_peak_bytes(),
+            )
 
     def _counter(self, name: str, total: int | None, unit: str) -> _Count:
         del name, total, unit

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sspruning.stages.demo import DemoResult
     from sspruning.stages.inspect import Inspection
     from sspruning.stages.pack import PackReport
+    from sspruning.stages.report import ReportFile
     from sspruning.stages.status import Status
     from sspruning.stages.verify import VerifyReport
 
@@ -37,6 +38,7 @@ __all__ = [
     "line",
     "packed",
     "print_plan",
+    "reported",
     "scores",
     "selected",
     "settings",
@@ -162,6 +164,13 @@ def selected(selection: Selection) -> None:
     for step, gone in cast("dict[str, int]", settings["dropped"]).items():
         line(f"  step {step} took {gone:,}")
     line(f"  selection: {selection.path}")
+
+
+def reported(found: ReportFile) -> None:
+    """Say where a report stands, with its histogram."""
+    for text in (*found.bars, *found.notes):
+        line(f"  {text}")
+    line(f"report: {found.path} ({size(found.size)}, {found.n_pictures:,} pictures); open it in a browser")
 
 
 def written(manifest: Manifest) -> None:

@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "storage": NOUNS | {"fingerprint"},
     "loading": NOUNS | {"storage"},
     "loader": NOUNS | {"storage", "loading"},
-    "report": NOUNS,
-    "stages": NOUNS | FAMILIES | {"registry", "config", "fingerprint", "progress", "execution", "storage", "report"},
+    "reporting": NOUNS,
+    "stages": NOUNS | FAMILIES | {"registry", "config", "fingerprint", "progress", "execution", "storage", "reporting"},
 }
 TERMINAL = {"options", "terminal", "terminal_tables"}
 VERBS = {"cli_choose", "cli_exchange", "cli_report", "cli_trainers"}

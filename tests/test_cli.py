@@ -322,7 +322,8 @@ def test_every_event_of_a_run_is_one_line_of_json(work, corpus, call):
     call("-q", "run", "tiny.yaml")
     events = [json.loads(line) for line in (work / "runs" / "tiny" / "events.jsonl").read_text().splitlines()]
     ended = [event["stage"] for event in events if event["event"] == "end"]
-    assert ended == ["inspect", "embed", "sample", "cluster", "assign", "select", "write"]
+    assert ended == ["inspect", "embed", "sample", "cluster", "assign", "select", "write", "count", "pictures"]
+    assert all(event["peak_bytes"] > 1 << 20 for event in events if event["event"] == "end")
 
 
 def test_the_module_runs_as_a_command(work):
