@@ -251,7 +251,7 @@ class Manifest:
     n_embedded: int
     fingerprint: str
     shards: list[dict[str, JSONValue]]
-    """name, sha256, size, n_samples, samples_digest of each output shard, in order."""
+    """name, sha256, size, n_samples, samples_digest, suffixes of each output shard, in order."""
     path: str = ""
     """The folder."""
 

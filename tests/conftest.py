@@ -1,7 +1,11 @@
 """What all tests share: tiny corpora, deterministic Hypothesis, helpers that are importable by name."""
 
+import os
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, one on a core
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -159,6 +159,7 @@ def _side_store(store: Store, against: Corpus, folder: Path, image_key: str | No
     names = ("image_key", "max_pixels", "max_member_bytes", "allow_missing_end")
     limits = CorpusConfig(**{name: settings[name] for name in names})
     settings["image_key"] = ";".join(limits.suffixes)
+    settings.pop("key_prefix", None)  # evaluation shards may share keys: tables name their shard
     shards: list[JSONValue] = [[shard.shard_id, shard.path, shard.size] for shard in against.shards]
     side = folder / short(fingerprint({"settings": settings, "shards": shards}))
     Store.create(side, settings)  # so that another encoder is refused before it embeds anything

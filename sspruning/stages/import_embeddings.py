@@ -17,7 +17,7 @@ from sspruning.errors import DataError, ShardError, UsageError
 from sspruning.execution import Executor, StageSpec
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, JSONValue, ShardRef
-from sspruning.stages.embed_shard import Limits
+from sspruning.stages.embed_shard import Limits, with_store_keys
 from sspruning.stages.embedding_table import EmbeddingTable
 from sspruning.stages.fill import check_space, fill, limits_of, pending_shards, report_of, store_settings
 from sspruning.stages.import_shard import key_hashes
@@ -141,7 +141,7 @@ def _refuse_strangers(
     lookup, example = Lookup(index), ""
     for shard in pending:
         with suppress(ShardError), ShardReader(shard.path, allow_missing_end=limits.allow_missing_end) as reader:
-            samples = reader.samples()
+            samples = with_store_keys(reader.samples(), shard.shard_id, limits)
             while batch := list(islice(samples, 64)):
                 example = example or batch[0].key
                 if lookup.places(key_hashes(batch))[1].any():

@@ -14,7 +14,7 @@ import numpy as np
 
 from sspruning.errors import ShardError
 from sspruning.records import F16, F32, U64, BoolArray, JSONValue, ShardRef
-from sspruning.stages.embed_shard import STREAM_BLOCKS_ABOVE, Limits
+from sspruning.stages.embed_shard import STREAM_BLOCKS_ABOVE, Limits, with_store_keys
 from sspruning.stages.inspect import key_hash
 from sspruning.stages.key_index import KeyIndex, Lookup
 from sspruning.storage.parts import PartData
@@ -79,7 +79,7 @@ def import_shard(
     """
     hasher, rows = hashlib.sha256(), _Rows()
     with ShardReader(shard.path, hasher=hasher, allow_missing_end=limits.allow_missing_end) as reader:
-        samples = reader.samples()
+        samples = with_store_keys(reader.samples(), shard.shard_id, limits)
         while batch := list(islice(samples, BATCH_ROWS)):
             _import_batch(reader, batch, lookup, limits, rows)
         ignored = dict(reader.ignored)

@@ -1,8 +1,12 @@
 """Shards that share keys: refused with the way out, or told apart by the shard's name from the store to the output."""
 
+import shutil
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import sspruning
 from sspruning import api
 from sspruning.config import load_config
 from sspruning.errors import StoreError, UsageError
@@ -118,3 +122,20 @@ def test_without_repeated_keys_nothing_of_a_store_changes(tmp_path, settings, co
 def test_the_setting_is_read_from_a_file(tmp_path):
     (tmp_path / "c.yaml").write_text("corpus: {repeated_keys: prefix}")
     assert load_config(tmp_path / "c.yaml").corpus.repeated_keys == "prefix"
+
+
+def test_embeddings_made_elsewhere_are_known_by_the_prefixed_keys(store, shards, tmp_path, chosen):
+    keys, rows = tmp_path / "keys.txt", tmp_path / "rows.npy"
+    found = {key: row for chunk in store.chunks() for key, row in zip(chunk.keys, chunk.embeddings, strict=True)}
+    keys.write_text("\n".join(found) + "\n")
+    np.save(rows, np.stack(list(found.values())))
+    report = sspruning.import_embeddings(rows, str(tmp_path / "shards"), tmp_path / "other", keys=keys, config=chosen())
+    assert report.n_embedded == len(found)
+    again = Store(tmp_path / "other")
+    assert {key for chunk in again.chunks() for key in chunk.keys} == set(found)
+
+
+def test_evaluation_shards_are_compared_though_they_share_keys(store, shards, tmp_path, chosen):
+    shutil.copytree(tmp_path / "shards", tmp_path / "eval")
+    found = sspruning.decontaminate(store.path, str(tmp_path / "eval"), threshold=0.999, config=chosen())
+    assert found.n_contaminated == store.n_rows

@@ -15,7 +15,7 @@ from sspruning.execution import Executor, make_executor
 from sspruning.progress import SilentProgress
 from sspruning.records import EncoderSpec
 from sspruning.stages.embed import embed
-from sspruning.stages.run import up_to_selection
+from sspruning.stages.run import up_to_selections
 from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write
 from sspruning.storage.artifacts import SelectionFile
@@ -136,7 +136,7 @@ def measure(context: Context) -> list[Row]:
     executor = make_executor("local", context.workers)
     try:
         embed(corpus, store, EncoderSpec(name="pixels"), config.corpus, executor)
-        up_to_selection(Workspace.of(store), config, executor, SilentProgress())
+        up_to_selections(Workspace.of(store), config, executor, SilentProgress())
         sides = _Sides(context, store, executor)
         total = Store(store).n_rows
         times = interleave(
