@@ -13,6 +13,7 @@ from sspruning import cli_report as showing
 from sspruning import cli_trainers as trainers
 from sspruning import options as opt
 from sspruning import terminal as say
+from sspruning import terminal_tables as tables
 
 __all__ = ["app", "main"]
 
@@ -76,7 +77,7 @@ def pack_command(
     from sspruning import api
 
     report = api.pack(source, output, samples_per_shard=samples_per_shard, overwrite=overwrite, progress=say.console())
-    say.packed(report, output)
+    tables.packed(report, output)
 
 
 @app.command("embed")
@@ -273,7 +274,7 @@ def demo_command(
         workers=workers,
         progress=progress,
     )
-    say.demo(result)
+    tables.demo(result)
     say.reported(report(folder / "run", pruned=folder / "pruned", progress=progress))
 
 

@@ -72,13 +72,10 @@ def export_command(
     report = exchange.export(
         path, to, output, options=opt.pairs(option or [], "--option"), overwrite=overwrite, progress=say.console()
     )
-    if not isinstance(report, exchange.SamplesReport):
+    if isinstance(report, exchange.SamplesReport):
+        tables.exported_samples(report, to)
+    else:
         tables.exported(report, to)
-        return
-    say.line(f"{report.n_rows:,} samples, {say.size(report.size)}, as {to}: {report.path}")
-    say.line(f"  files: {report.n_files:,}, {report.n_written:,} of them written now")
-    for note in report.notes:
-        say.line(f"  {note}")
 
 
 @say.verb

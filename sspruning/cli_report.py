@@ -41,19 +41,12 @@ def show_command(
     path: Selected,
     key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the sample, as in the selection.")],
     neighbours: Annotated[int, typer.Option(min=0, help="How many of the samples that it is most like.")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show one sample: score, rank, cluster, why it stays or goes, and the samples that it is most like."""
     from sspruning.stages.show import show
 
     found = show(path, key, neighbours=neighbours)
-    if as_json:
-        import dataclasses
-        import json
-
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
-        return
-    _say(found)
+    _shown(found)
 
 
 @say.verb
@@ -68,7 +61,8 @@ def plot_command(
     say.line(f"figure: {plot(path, kind, output, say.console())}")
 
 
-def _say(found: SampleFacts) -> None:
+@say.tells("sample")
+def _shown(found: SampleFacts) -> None:
     """One sample as lines for people."""
     from sspruning.reporting.words import fixed, reason_words, visible
 

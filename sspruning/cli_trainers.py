@@ -50,11 +50,7 @@ def check_trainer_command(
     }
     named = [name for name, wanted in flags.items() if wanted]
     checks = check_trainer(folder, named, limit=limit, progress=say.console())
-    part = "" if limit is None else f" in the first {limit:,} shards"
-    say.line(f"{checks[0].n_samples:,} samples{part} of {folder}")
-    _table(checks)
-    for check in checks:
-        _details(check)
+    _told(checks, folder, limit)
     failed = [
         check.name
         for check in checks
@@ -62,6 +58,16 @@ def check_trainer_command(
     ]
     if failed:
         raise QuarantineError(f"{folder}: not read whole by {', '.join(failed)}; the lines above say why")
+
+
+@say.tells("trainers")
+def _told(checks: list[TrainerCheck], folder: Path, limit: int | None) -> None:
+    """All that came of the checks."""
+    part = "" if limit is None else f" in the first {limit:,} shards"
+    say.line(f"{checks[0].n_samples:,} samples{part} of {folder}")
+    _table(checks)
+    for check in checks:
+        _details(check)
 
 
 def _table(checks: list[TrainerCheck]) -> None:

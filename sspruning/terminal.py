@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import signal
@@ -9,20 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from sspruning.errors import InterruptedRunError, MachineError, QuarantineError, SSPruningError
+from sspruning.terminal_json import as_line
 
 if TYPE_CHECKING:
     from sspruning.config import Config
     from sspruning.progress import ConsoleProgress
     from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selection
     from sspruning.stages.advise import Advice
-    from sspruning.stages.demo import DemoResult
     from sspruning.stages.inspect import Inspection
-    from sspruning.stages.pack import PackReport
     from sspruning.stages.report import ReportFile
     from sspruning.stages.status import Status
     from sspruning.stages.verify import VerifyReport
@@ -31,12 +31,10 @@ __all__ = [
     "advised",
     "clustered",
     "console",
-    "demo",
     "embedded",
     "exit_if_quarantined",
     "inspection",
     "line",
-    "packed",
     "print_plan",
     "reported",
     "scores",
@@ -44,6 +42,7 @@ __all__ = [
     "settings",
     "size",
     "status",
+    "tells",
     "verb",
     "verified",
     "written",
@@ -56,15 +55,32 @@ class _Settings:
 
     quiet: bool = False
     verbose: bool = False
+    as_json: bool = False
 
 
 settings = _Settings()
+Json = Annotated[bool, typer.Option("--json", help="Print what was found as JSON, an object a line.")]
 
 
 def line(text: str = "") -> None:
     """One line for people on standard output."""
-    if not settings.quiet:
+    if not settings.quiet and not settings.as_json:
         typer.echo(text)
+
+
+def tells(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a function that tells people of its first argument tell programs instead, if JSON is asked for."""
+
+    def telling(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def told(found: object, *args: Any, **kwargs: Any) -> None:
+            if settings.as_json:
+                typer.echo(as_line(kind, found))
+            function(found, *args, **kwargs)
+
+        return told
+
+    return telling
 
 
 def console(events: Path | None = None) -> ConsoleProgress:
@@ -93,11 +109,12 @@ def cut_off(_number: int, _frame: object) -> None:
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one message and an exit code; a signal into exit 4."""
+    """Turn errors into one message and an exit code, a signal into exit 4; and add the flag --json."""
 
     @wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
+    def guarded(*args: Any, as_json: bool = False, **kwargs: Any) -> None:
         signal.signal(signal.SIGTERM, stopped)
+        settings.as_json = as_json
         try:
             function(*args, **kwargs)
         except SSPruningError as error:
@@ -110,6 +127,11 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             if hasattr(signal, "setitimer"):
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
+    own = inspect.signature(function, eval_str=True)  # typer takes a signature that it is given as it is
+    flag = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
+    signed = cast("Any", guarded)
+    signed.__signature__ = own.replace(parameters=[*own.parameters.values(), flag])
+    signed.__annotations__ = {**function.__annotations__, "as_json": Json}
     return guarded
 
 
@@ -132,6 +154,7 @@ def size(number: float) -> str:
     return ""
 
 
+@tells("embedded")
 def embedded(report: EmbedReport, store: Path) -> None:
     """Say what an embedding job did."""
     for note in report.notes:
@@ -150,6 +173,7 @@ def exit_if_quarantined(report: EmbedReport) -> None:
         raise QuarantineError(f"{len(report.quarantined)} shards were put aside, all others are done:\n{lines}")
 
 
+@tells("selected")
 def selected(selection: Selection) -> None:
     """Say what a selection keeps."""
     settings = selection.settings
@@ -166,6 +190,7 @@ def selected(selection: Selection) -> None:
     line(f"  selection: {selection.path}")
 
 
+@tells("report")
 def reported(found: ReportFile) -> None:
     """Say where a report stands, with its histogram."""
     for text in (*found.bars, *found.notes):
@@ -173,6 +198,7 @@ def reported(found: ReportFile) -> None:
     line(f"report: {found.path} ({size(found.size)}, {found.n_pictures:,} pictures); open it in a browser")
 
 
+@tells("written")
 def written(manifest: Manifest) -> None:
     """Say what was written, and how to prove it."""
     total = sum(int(str(shard["size"])) for shard in manifest.shards)
@@ -205,6 +231,7 @@ def print_plan(config: Config, store: Path, *, whole_run: bool) -> None:
     line("nothing was done (--dry-run)")
 
 
+@tells("inspection")
 def inspection(found: Inspection, image_key: str) -> None:
     """Say what is in a corpus; leave with exit code 3 if something is wrong."""
     line(f"{found.n_samples:,} samples in {found.n_shards:,} shards, {size(found.size_bytes)}")
@@ -227,6 +254,7 @@ def inspection(found: Inspection, image_key: str) -> None:
     line("no problems found")
 
 
+@tells("advice")
 def advised(found: Advice, store: Path) -> None:
     """Say what to run, why, and what to look at first."""
     line(f"sspruning select {shlex.quote(str(store))} {found.options}")
@@ -236,6 +264,7 @@ def advised(found: Advice, store: Path) -> None:
         typer.echo(f"warning: {warning}", err=True)
 
 
+@tells("scores")
 def scores(found: Scores) -> None:
     """Say how scores and clusters are spread."""
     facts = found.summary
@@ -248,6 +277,7 @@ def scores(found: Scores) -> None:
     )
 
 
+@tells("status")
 def status(found: Status) -> None:
     """Say what is done; leave with 4 if shards are missing, with 3 if some are in quarantine."""
     line(f"{found.store}: {found.n_committed:,} of {found.n_shards:,} shards embedded ({found.encoder})")
@@ -263,6 +293,7 @@ def status(found: Status) -> None:
         raise QuarantineError(f"{len(found.quarantined)} shards are in quarantine:\n{lines}")
 
 
+@tells("verified")
 def verified(report: VerifyReport, folder: Path) -> None:
     """Say what was proved; leave with 3 if something is wrong."""
     for what, count in report.checked.items():
@@ -276,33 +307,7 @@ def verified(report: VerifyReport, folder: Path) -> None:
     line(f"{folder}: verified")
 
 
-def demo(result: DemoResult) -> None:
-    """Say what the demo kept, dropped and measured."""
-    line()
-    line(
-        f"packed {result.packed.n_samples:,} images into {len(result.packed.shards)} shards: {result.folder / 'shards'}"
-    )
-    selected(result.run.selection)
-    written(result.run.manifest)
-    line(f"most typical: {', '.join(result.typical)}")
-    line(f"most unusual: {', '.join(result.rare)}")
-    line("a small classifier, trained on each and tested on images that none has seen (mean ± sd of 5 seeds):")
-    for probe in result.probes:
-        line(f"  {probe.name:<7} {probe.n_train:>7,} images  accuracy {probe.mean:6.1%} ± {probe.spread:.1%}")
-    line(f"picture: {result.picture}")
-    line("your own images: sspruning pack FOLDER -o shards/ && sspruning embed shards/ --store store/")
-    line("then, as often as you like: sspruning select store/ --keep hard --keep-fraction 0.7 --output pruned/")
-
-
-def packed(report: PackReport, output: Path) -> None:
-    """Say what was packed."""
-    line(f"{report.n_samples:,} samples ({report.n_files:,} files) in {len(report.shards)} shards in {output}")
-    if report.renamed:
-        line(f"  {report.renamed:,} keys differ from their path: dots and private names mean something else in a shard")
-    if report.left_out:
-        line(f"  {report.left_out:,} other files left out")
-
-
+@tells("prototypes")
 def clustered(found: Prototypes) -> None:
     """Say how the clustering went."""
     line(f"{found.k:,} prototypes from {found.sample_size:,} samples ({found.info.get('k_reason')})")

@@ -1,4 +1,4 @@
-"""What comparisons and exports say on the terminal: rows of numbers, and one line on how to read them."""
+"""What comparisons, exports and the demo say on the terminal: rows of numbers, and a line on how to read them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sspruning.terminal import line, size
+from sspruning.terminal import line, selected, size, tells, written
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sspruning.stages.choose_k import KSweep
     from sspruning.stages.decontaminate import Contamination
+    from sspruning.stages.demo import DemoResult
     from sspruning.stages.export import ExportReport
     from sspruning.stages.export_embeddings import EmbeddingsReport
+    from sspruning.stages.export_samples import SamplesReport
+    from sspruning.stages.pack import PackReport
     from sspruning.stages.sweep import SweepRow
 
-__all__ = ["contamination", "exported", "swept", "swept_k"]
+__all__ = ["contamination", "demo", "exported", "exported_samples", "packed", "swept", "swept_k"]
 
 
+@tells("sweep")
 def swept(rows: list[SweepRow]) -> None:
     """Say what each fraction costs, as a table."""
     line("  keep     samples  balance  empty  fewest  mean score  hardest 1 %  duplicates  shared (by chance)")
@@ -31,6 +37,7 @@ def swept(rows: list[SweepRow]) -> None:
     line("  hardest 1 %: how much of it is kept; shared: how much of a row the next larger one keeps too")
 
 
+@tells("k_sweep")
 def swept_k(found: KSweep) -> None:
     """Say how numbers of prototypes compare, and which one is recommended."""
     line(f"judged on {found.n_evaluated:,} of {found.n_embedded:,} samples, two clusterings for each k")
@@ -50,6 +57,7 @@ def swept_k(found: KSweep) -> None:
         typer.echo(f"warning: {warning}", err=True)
 
 
+@tells("contamination")
 def contamination(found: Contamination, *, dropped: bool) -> None:
     """Say what is too near to the evaluation set, and what happens to it."""
     line(
@@ -70,6 +78,45 @@ def contamination(found: Contamination, *, dropped: bool) -> None:
         line("  leave them out of selections with --drop, or with select --step 'exclude table=...'")
 
 
+@tells("exported")
 def exported(report: ExportReport | EmbeddingsReport, to: str) -> None:
     """Say what was written, and where."""
     line(f"{report.n_rows:,} rows, {size(report.size)}, as {to}: {report.path}")
+
+
+@tells("exported")
+def exported_samples(report: SamplesReport, to: str) -> None:
+    """Say what was made of pruned shards."""
+    line(f"{report.n_rows:,} samples, {size(report.size)}, as {to}: {report.path}")
+    line(f"  files: {report.n_files:,}, {report.n_written:,} of them written now")
+    for note in report.notes:
+        line(f"  {note}")
+
+
+@tells("demo")
+def demo(result: DemoResult) -> None:
+    """Say what the demo kept, dropped and measured."""
+    line()
+    line(
+        f"packed {result.packed.n_samples:,} images into {len(result.packed.shards)} shards: {result.folder / 'shards'}"
+    )
+    selected(result.run.selection)
+    written(result.run.manifest)
+    line(f"most typical: {', '.join(result.typical)}")
+    line(f"most unusual: {', '.join(result.rare)}")
+    line("a small classifier, trained on each and tested on images that none has seen (mean ± sd of 5 seeds):")
+    for probe in result.probes:
+        line(f"  {probe.name:<7} {probe.n_train:>7,} images  accuracy {probe.mean:6.1%} ± {probe.spread:.1%}")
+    line(f"picture: {result.picture}")
+    line("your own images: sspruning pack FOLDER -o shards/ && sspruning embed shards/ --store store/")
+    line("then, as often as you like: sspruning select store/ --keep hard --keep-fraction 0.7 --output pruned/")
+
+
+@tells("packed")
+def packed(report: PackReport, output: Path) -> None:
+    """Say what was packed."""
+    line(f"{report.n_samples:,} samples ({report.n_files:,} files) in {len(report.shards)} shards in {output}")
+    if report.renamed:
+        line(f"  {report.renamed:,} keys differ from their path: dots and private names mean something else in a shard")
+    if report.left_out:
+        line(f"  {report.left_out:,} other files left out")

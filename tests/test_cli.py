@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -324,6 +325,28 @@ def test_every_event_of_a_run_is_one_line_of_json(work, corpus, call):
     ended = [event["stage"] for event in events if event["event"] == "end"]
     assert ended == ["inspect", "embed", "sample", "cluster", "assign", "select", "write", "count", "pictures"]
     assert all(event["peak_bytes"] > 1 << 20 for event in events if event["event"] == "end")
+
+
+def test_every_verb_that_reports_does_so_in_json(work, corpus, call):
+    call("-q", "run", "tiny.yaml")
+    key = pq.read_table(work / "runs" / "tiny" / "selection.parquet").column("key")[0].as_py()
+    for kind, *words in [
+        ("inspection", "inspect", "shards"),
+        ("status", "status", "runs/tiny"),
+        ("verified", "verify", "pruned"),
+        ("advice", "advise", "runs/tiny"),
+        ("sweep", "sweep", "runs/tiny", "--keep-fraction", "0.9,0.5"),
+        ("sample", "show", "runs/tiny", key),
+        ("report", "report", "runs/tiny"),
+        ("trainers", "check-trainer", "pruned", "--webdataset"),
+        ("exported", "export", "runs/tiny", "--to", "keys", "-o", "keys.txt"),
+    ]:
+        lines = call(*words, "--json").stdout.splitlines()
+        assert [json.loads(line)["kind"] for line in lines] == [kind]
+    assert json.loads(call("status", "runs/tiny", "--json").stdout)["n_embedded"] > 0
+    assert [json.loads(line)["kind"] for line in call("run", "tiny.yaml", "--json").stdout.splitlines()] == [
+        "embedded", "selected", "written", "report"
+    ]  # fmt: skip
 
 
 def test_the_module_runs_as_a_command(work):
