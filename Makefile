@@ -1,7 +1,7 @@
 # The commands of CONTRIBUTING.md; .ci/run uses the same ones.
 PYTHON ?= python
 
-.PHONY: install trainers check test slow bench demo ci
+.PHONY: install trainers browser check test slow bench demo ci
 
 install:  ## the package in place, with everything that tests and checks need
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -9,6 +9,10 @@ install:  ## the package in place, with everything that tests and checks need
 trainers:  ## what reads pruned shards; these three ask for far more, or older, packages than reading needs
 	$(PYTHON) -m pip install --no-deps mosaicml-streaming lightly dinov2
 	$(PYTHON) -m pip install brotli catalogue python-snappy transformers zstd megatron-energon
+
+browser:  ## what drives the report in tests: Chromium, from Debian's packages if it is not there
+	$(PYTHON) -m pip install playwright
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 check:  ## style, layout and types; seconds
 	$(PYTHON) -m ruff check .
