@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import pickle
+import time
+import traceback
 from collections.abc import Callable
 from typing import cast
 
 from sspruning.execution import StageSpec, Task
 from sspruning.records import JSONValue
 
-__all__ = ["run_task", "run_task_apart"]
+__all__ = ["TRIES", "answer", "run_task"]
+
+TRIES = 3  # for what may go better the next time; an error of the data or of the request would come again
+PAUSES_S = (0.1, 1.0)  # before the second and the third try: a file server that was restarted needs a moment
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
 
 _built: dict[str, Callable[[dict[str, JSONValue]], JSONValue]] = {}
 
 
 def run_task(spec: StageSpec, task: Task) -> JSONValue:
-    """Value of one task. What ``spec`` names is built at the first call and kept for the life of the process."""
+    """Value of one task. What ``spec`` names is built at the first call and kept for the life of the process.
+
+    A task that fails because a disk or a file server gave no answer is tried three times.
+    """
+    for pause in PAUSES_S:
+        try:
+            return _work_of(spec)(task.payload)
+        except Exception as error:
+            if not _is_transient(error):
+                raise
+            time.sleep(pause)
+    return _work_of(spec)(task.payload)
+
+
+def _work_of(spec: StageSpec) -> Callable[[dict[str, JSONValue]], JSONValue]:
     identity = repr(spec)
     if identity not in _built:
         module, _, attribute = spec.target.partition(":")
         build = getattr(importlib.import_module(module), attribute)
         _built[identity] = cast("Callable[[dict[str, JSONValue]], JSONValue]", build(**spec.kwargs))
-    return _built[identity](task.payload)
+    return _built[identity]
 
 
-def run_task_apart(spec: StageSpec, task: Task) -> JSONValue:
-    """`run_task` in a process of its own: whatever it raises is an `Exception` that can travel to the driver.
+def _is_transient(error: BaseException | None) -> bool:
+    """True if an error is, or was raised because of, one of a disk or a file server that may pass."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _TRANSIENT:
+            return True
+        error = error.__cause__
+    return False
 
-    An exception that cannot be unpickled there would break the whole pool, and SystemExit would end the driver.
+
+def answer(question: bytes) -> bytes:
+    """Pickled (value, None, "") or (None, error, traceback) of a pickled (spec, task), whatever the task does.
+
+    An error that would not survive the way to the driver becomes a RuntimeError that says the same.
     """
     try:
-        return run_task(spec, task)
-    except BaseException as error:
-        if _can_travel(error):
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        spec, task = pickle.loads(question)  # noqa: S301 - comes from the driver, through a pipe that only we hold
+        return pickle.dumps((run_task(spec, task), None, ""))
+    except BaseException as error:  # noqa: BLE001 - SystemExit and the like are outcomes of the task, too
+        told = error if _can_travel(error) else RuntimeError(f"{type(error).__name__}: {error}")
+        return pickle.dumps((None, told, traceback.format_exc()))
 
 
 def _can_travel(error: BaseException) -> bool:

@@ -13,8 +13,9 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from sspruning.errors import MachineError, StoreError
 from sspruning.records import JSONValue
@@ -22,7 +23,12 @@ from sspruning.records import JSONValue
 __all__ = ["create_once", "file_sha256", "read_json", "sweep", "write_bytes", "write_json", "write_stream"]
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 JSON_CAP_BYTES = 1 << 30
+MAX_PID = (1 << 31) - 1  # a file with a larger number in its name is not ours
+CLOCK_SLACK_S = 2.0  # clocks of file servers and processes differ a little
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _temporary(path: Path) -> Path:
@@ -30,25 +36,46 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp.{host}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
+def _again(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Result of an os call, repeated when a signal interrupts it: Python does not do so for all of them."""
+    while True:
+        try:
+            return call(*args, **kwargs)
+        except InterruptedError:
+            continue
+
+
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[_again(os.write, descriptor, view) :]
+
+
+def _close(descriptor: int) -> None:
+    """Close a file; one that a signal interrupts is closed, and its number may be another file's by now."""
+    with contextlib.suppress(InterruptedError):
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename durable; some shared file systems refuse, which costs durability, never integrity."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _again(os.open, folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            _again(os.fsync, descriptor)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file if that is possible; `sweep` does so later if it is not."""
+    with contextlib.suppress(OSError):
+        _again(os.unlink, path)
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Generator[None]:
-    """Turn a full or read-only disk into an error that says what to do."""
+    """Turn what a disk refuses into an error that says what to do."""
     try:
         yield
     except OSError as error:
@@ -60,7 +87,10 @@ def _explained(path: Path) -> Generator[None]:
             raise MachineError(
                 f"{path}: cannot be written ({error.strerror}); check the folder's permissions"
             ) from error
-        raise
+        raise MachineError(
+            f"{path}: cannot be written ({error.strerror or error}); check the disk, "
+            "then run the same command again, it goes on from here"
+        ) from error
 
 
 def write_stream(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[str, int]:
@@ -69,27 +99,31 @@ def write_stream(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[str,
     The pieces are hashed as they are written, so nothing is held and nothing is read back.
 
     Raises:
-        MachineError: no space, or no permission; nothing is visible under ``path`` then.
+        MachineError: the disk is full, read-only or broken; nothing new is visible under ``path`` then.
     """
     digest, size = hashlib.sha256(), 0
     temporary = _temporary(path)
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _again(path.parent.mkdir, parents=True, exist_ok=True)
+    try:
+        with _explained(path):
+            descriptor = _again(os.open, temporary, _CREATE, 0o644)
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
-            try:
-                for piece in pieces:
-                    digest.update(piece)
-                    size += len(piece)
+            for piece in pieces:  # what goes wrong while they come about is not told as a failure to write
+                digest.update(piece)
+                size += len(piece)
+                with _explained(path):
                     _write_all(descriptor, piece)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, path)  # noqa: PTH105 - fault tests watch the os calls
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+            with _explained(path):
+                _again(os.fsync, descriptor)
+        finally:
+            with _explained(path):
+                _close(descriptor)
+        with _explained(path):
+            _again(os.replace, temporary, path)
+    except BaseException:
+        _remove(temporary)
+        raise
     _sync_folder(path.parent)
     return digest.hexdigest(), size
 
@@ -108,22 +142,28 @@ def write_json(path: Path, value: JSONValue) -> None:
 def create_once(path: Path, data: bytes) -> bool:
     """True if ``path`` was created with ``data``; False if something stood there already (it is left alone)."""
     temporary = _temporary(path)
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(temporary, data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
+    write_bytes(temporary, data)
+    try:
+        _again(os.link, temporary, path)
+    except FileExistsError:
+        if not _same(temporary, path):
             return False
-        except OSError:  # a file system without hard links: a rename is as good while one process starts the store
-            if path.exists():
-                return False
-            os.replace(temporary, path)  # noqa: PTH105 - fault tests watch the os calls
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+    except OSError:  # a file system without hard links: a rename is as good while one process starts the store
+        if path.exists():
+            return False
+        with _explained(path):
+            _again(os.replace, temporary, path)
+    finally:
+        _remove(temporary)
     _sync_folder(path.parent)
     return True
+
+
+def _same(temporary: Path, path: Path) -> bool:
+    """True if both names are of one file: a file server may refuse a link that it has made already."""
+    with contextlib.suppress(OSError):
+        return temporary.samefile(path)
+    return False
 
 
 def read_json(path: Path) -> JSONValue:
@@ -131,6 +171,7 @@ def read_json(path: Path) -> JSONValue:
 
     Raises:
         StoreError: the file is missing, too large or no JSON.
+        MachineError: the disk does not give it.
     """
     try:
         if path.stat().st_size > JSON_CAP_BYTES:
@@ -138,6 +179,8 @@ def read_json(path: Path) -> JSONValue:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise StoreError(f"{path}: missing") from error
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be read ({error.strerror or error}); check disk and permissions") from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: damaged ({error}); delete it and run the same command again") from error
 
@@ -154,21 +197,26 @@ def sweep(folder: Path) -> int:
     host = socket.gethostname().replace(".", "-")
     for path in folder.glob(".*.tmp.*"):
         fields = path.name.rsplit(".tmp.", 1)[1].split(".")
-        if len(fields) == 3 and fields[0] == host and fields[1].isdecimal() and not _alive(int(fields[1])):
+        if len(fields) == 3 and fields[0] == host and fields[1].isdecimal():
             with contextlib.suppress(OSError):
-                path.unlink()
-                removed += 1
+                if not _alive(int(fields[1]), path.stat().st_mtime):
+                    path.unlink()
+                    removed += 1
     return removed
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, since: float) -> bool:
+    """True unless the process that wrote something at ``since`` is known to be gone.
+
+    Numbers of processes come again, in containers after each start; a file that is older than the process that has
+    the number now was somebody else's.
+    """
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    try:  # a killed process keeps its number until its parent has asked after it
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except (OSError, IndexError):
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < since + CLOCK_SLACK_S
+    except psutil.NoSuchProcess:
+        return pid > MAX_PID
+    except psutil.Error:
         return True

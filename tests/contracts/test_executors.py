@@ -74,6 +74,31 @@ def test_a_time_out_that_a_task_raises_itself_is_an_error_like_any_other(executo
     assert (found.kind, type(found.error)) == ("error", TimeoutError)
 
 
+def test_a_disk_that_gives_no_answer_is_asked_again(executor, tmp_path):
+    counter = tmp_path / "counter"
+    (found,) = outcomes(executor, [{"do": "fail_transiently", "times": 1, "counter": str(counter)}])
+    assert (found.kind, found.value, counter.read_text()) == ("ok", "in the end", "xx")
+
+
+def test_a_disk_that_is_broken_is_asked_three_times(executor, tmp_path, monkeypatch):
+    if "Inline" not in type(executor).__name__:
+        pytest.skip("the pauses can only be cut short in this process")
+    monkeypatch.setattr("sspruning.execution.worker.PAUSES_S", (0, 0))
+    counter = tmp_path / "counter"
+    (found,) = outcomes(executor, [{"do": "fail_transiently", "times": 9, "counter": str(counter)}])
+    assert (found.kind, type(found.error), counter.read_text()) == ("error", ShardError, "xxx")
+
+
+def test_what_cannot_travel_is_an_error_of_its_task_alone(executor):
+    if "Inline" in type(executor).__name__:
+        pytest.skip("nothing travels here")
+    found = outcomes(
+        executor,
+        [{"do": "square", "x": lambda: 3}, {"do": "hand_back_what_cannot_travel"}, {"do": "square", "x": 2}],
+    )
+    assert [o.kind for o in found] == ["error", "error", "ok"]
+
+
 @pytest.mark.parametrize("do", ["raise_fussy", "raise_unreadable"])
 def test_an_error_that_cannot_travel_spoils_nothing(executor, do):
     found = outcomes(executor, [{"do": do}, *({"do": "square", "x": x} for x in range(6))])

@@ -1,7 +1,9 @@
 """What the executor tests run inside workers. Imported by name there, so it stands in a module of its own."""
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,6 +31,24 @@ class UnreadableError(Exception):
     def __init__(self, number):
         super().__init__(int(number) + 1 if number != "again" else "again")
         self.args = ("seven",)
+
+
+def load_fatally(counter):
+    """Ends the process that unpickles it, the first time."""
+    with Path(counter).open("a") as stream:
+        stream.write("x")
+    if len(Path(counter).read_text()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FatalOnce:
+    """A task with this in it kills the worker while it takes the task, before any of it is done."""
+
+    def __init__(self, counter):
+        self.counter = counter
+
+    def __reduce__(self):
+        return load_fatally, (self.counter,)
 
 
 class Job:
@@ -84,6 +104,25 @@ class Job:
         if self._count(payload) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return "survived"
+
+    def die_with_a_child_that_lives_on(self, payload):
+        if self._count(payload) == 1:
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+            Path(payload["child"]).write_text(str(child.pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "survived"
+
+    def fail_transiently(self, payload):
+        if self._count(payload) <= payload["times"]:
+            raise ShardError("a.tar", 0, "cannot be read") from OSError(errno.EIO, "the disk gives no answer")
+        return "in the end"
+
+    def hand_back_what_cannot_travel(self, payload):
+        return lambda: None
+
+    def hearing(self, payload):
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        return [signal.getsignal(signal.SIGINT) == signal.SIG_IGN, sorted(masked)]
 
     def sleep(self, payload):
         time.sleep(payload["seconds"])

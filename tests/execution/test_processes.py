@@ -11,18 +11,15 @@ from pathlib import Path
 import pytest
 
 from sspruning.errors import MachineError
-from sspruning.execution import StageSpec, Task
+from sspruning.execution import StageSpec, Task, processes
 from sspruning.execution.processes import ProcessExecutor
 
 JOB = StageSpec("executor_jobs:Job")
 HERE = Path(__file__).parent
+sys.path.append(str(HERE))  # workers import the jobs by name, and so does this file
+import executor_jobs  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes by signal")
-
-
-@pytest.fixture(autouse=True)
-def _importable_jobs(monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))
 
 
 @contextlib.contextmanager
@@ -84,10 +81,61 @@ def test_an_idle_worker_that_dies_is_replaced():
         (first,) = executor.run(JOB, [Task("0", {"do": "who"})])
         os.kill(first.value[0], signal.SIGKILL)
         assert wait_until(lambda: not alive(first.value[0]))
-        time.sleep(0.4)
         (second,) = executor.run(JOB, [Task("1", {"do": "who"})])
         assert second.kind == "ok"
         assert second.value[0] != first.value[0]
+
+
+def test_a_worker_that_dies_while_it_takes_a_task_costs_no_other_worker_anything(tmp_path):
+    fatal = executor_jobs.FatalOnce(str(tmp_path / "counter"))
+    tasks = [
+        Task("long", {"do": "sleep", "seconds": 1.5}),
+        Task("fatal", {"do": "square", "x": 5, "poison": fatal}),
+        *(Task(str(x), {"do": "square", "x": x}) for x in range(4)),
+    ]
+    with pool(2) as executor:
+        found = by_id(executor.run(JOB, tasks))
+    assert {name: (one.kind, one.attempts) for name, one in found.items()} == {
+        "long": ("ok", 1),
+        "fatal": ("ok", 2),
+        **{str(x): ("ok", 1) for x in range(4)},
+    }
+
+
+def test_a_dead_worker_is_found_although_a_child_of_it_lives_on_and_holds_its_pipe(tmp_path):
+    payload = {"do": "die_with_a_child_that_lives_on", "counter": str(tmp_path / "n"), "child": str(tmp_path / "pid")}
+    try:
+        with pool(1) as executor:
+            found = by_id(executor.run(JOB, [Task("0", payload)]))
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert (found["0"].kind, found["0"].value, found["0"].attempts) == ("ok", "survived", 2)
+
+
+def test_workers_do_not_hear_the_terminal():
+    with pool(1) as executor:
+        (found,) = executor.run(JOB, [Task("0", {"do": "hearing"})])
+    assert found.value == [True, []]
+
+
+def test_a_stop_while_a_worker_is_started_comes_when_it_stands():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with processes._undisturbed():
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == []
+            assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert heard == [signal.SIGTERM]
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_an_error_tells_where_in_the_worker_it_was_raised():
+    with pool(1) as executor:
+        (found,) = executor.run(JOB, [Task("0", {"do": "raise_value_error"})])
+    assert "in raise_value_error" in "".join(found.error.__notes__)
 
 
 def test_a_task_beyond_the_time_limit_is_given_up_and_the_others_finish():
@@ -144,8 +192,6 @@ def test_a_closed_executor_says_so():
 
 
 def test_workers_that_cannot_start_are_reported_not_waited_for(monkeypatch):
-    import executor_jobs
-
     monkeypatch.setattr("sspruning.execution.processes._start_worker", executor_jobs.refuse_to_start)
     with pool(1) as executor, pytest.raises(MachineError, match="could not be started"):
         list(executor.run(JOB, (Task(str(x), {"do": "who"}) for x in range(5))))

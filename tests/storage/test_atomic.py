@@ -143,10 +143,43 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, number)
         write_bytes(tmp_path / "f", b"data")
 
 
-def test_any_other_error_of_the_disk_is_handed_on_and_leaves_nothing(tmp_path, monkeypatch):
-    fail(monkeypatch, "fsync", errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"):
+@pytest.mark.parametrize("function", ["open", "write", "fsync", "close", "replace"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENODEV])
+def test_any_other_error_of_the_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch, function, number):
+    fail(monkeypatch, function, number)
+    with pytest.raises(MachineError, match=r"f: cannot be written \(.*\); check the disk, then run the same") as caught:
         write_bytes(tmp_path / "f", b"data")
+    assert caught.value.__cause__.errno == number
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("function", ["open", "write", "fsync", "close", "replace", "link", "unlink", "mkdir"])
+def test_a_call_that_a_signal_interrupts_is_repeated(tmp_path, monkeypatch, function):
+    real, left = getattr(os, function), [2]
+
+    def call(*args, **kwargs):
+        if left[0]:
+            left[0] -= 1
+            if function == "close":  # a file whose close is interrupted is closed
+                real(*args, **kwargs)
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(atomic.os, function, call)
+    assert create_once(tmp_path / "deep" / "f", b"data")
+    write_bytes(tmp_path / "deep" / "g", b"more")
+    assert left == [0]
+    assert names(tmp_path / "deep") == ["f", "g"]
+    assert (tmp_path / "deep" / "f").read_bytes() == b"data"
+
+
+def test_what_goes_wrong_while_the_pieces_come_about_is_no_failure_to_write(tmp_path):
+    def pieces():
+        yield b"half"
+        raise OSError(errno.EIO, "the source is broken")
+
+    with pytest.raises(OSError, match="the source is broken"):
+        write_stream(tmp_path / "f", pieces())
     assert names(tmp_path) == []
 
 
@@ -221,6 +254,16 @@ def test_sweep_removes_only_temporary_files_of_dead_processes_of_this_host(tmp_p
     assert sweep(tmp_path) == 0
 
 
+@pytest.mark.parametrize("pid", ["1", str(os.getpid())], ids=["the first", "our own"])
+def test_sweep_knows_files_that_are_older_than_the_process_that_has_their_number_now(tmp_path, pid):
+    old, new = tmp_path / f".old.tmp.{HOST}.{pid}.0123abcd", tmp_path / f".new.tmp.{HOST}.{pid}.0123abcd"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1e9, 1e9))
+    assert sweep(tmp_path) == 1
+    assert names(tmp_path) == [new.name]
+
+
 def test_sweep_of_a_folder_that_is_not_there_removes_nothing(tmp_path):
     assert sweep(tmp_path / "none") == 0
 
@@ -241,6 +284,19 @@ def test_without_hard_links_a_file_is_still_created_only_once(tmp_path, monkeypa
     assert names(tmp_path) == ["f"]
 
 
+def test_a_link_that_was_made_although_the_server_says_it_was_there_already_counts(tmp_path, monkeypatch):
+    real = os.link
+
+    def link(source, target):
+        real(source, target)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    monkeypatch.setattr(atomic.os, "link", link)
+    assert create_once(tmp_path / "f", b"first")
+    assert (tmp_path / "f").read_bytes() == b"first"
+    assert names(tmp_path) == ["f"]
+
+
 def test_a_full_disk_creates_nothing(tmp_path, monkeypatch):
     fail(monkeypatch, "write", errno.ENOSPC)
     with pytest.raises(MachineError):
@@ -253,6 +309,12 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+
+
+def test_json_that_the_disk_does_not_give_is_an_error_of_the_machine(tmp_path):
+    (tmp_path / "f.json").mkdir()
+    with pytest.raises(MachineError, match=r"f\.json: cannot be read \(Is a directory\)"):
+        read_json(tmp_path / "f.json")
 
 
 @given(VALUES.filter(lambda value: "\\ud" not in json.dumps(value)))
