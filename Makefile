@@ -1,7 +1,7 @@
 # The commands of CONTRIBUTING.md; .ci/run uses the same ones.
 PYTHON ?= python
 
-.PHONY: install trainers browser check test slow bench demo ci
+.PHONY: install trainers browser check test slow hostile fuzz bench demo ci
 
 install:  ## the package in place, with everything that tests and checks need
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -24,6 +24,13 @@ test:  ## every test but the slow ones
 
 slow:  ## the slow tests
 	$(PYTHON) -m pytest -m slow
+
+hostile:  ## every hostile input there is a rule for, as a table
+	$(PYTHON) -m pytest tests/hostile -n 0 -m "" --hostile-table
+
+fuzz:  ## a minute of random shards, a minute of random parts; needs atheris
+	$(PYTHON) tools/fuzz/fuzz_tar_scan.py -max_total_time=60
+	$(PYTHON) tools/fuzz/fuzz_store.py -max_total_time=60
 
 bench:  ## appends to tools/bench/results.csv; on a machine that does nothing else
 	$(PYTHON) tools/bench/run.py

@@ -18,6 +18,7 @@ from sspruning.stages import run as chain
 from sspruning.stages.advise import Advice
 from sspruning.stages.choose_k import KSweep, sweep_k
 from sspruning.stages.embed import embed as embed_stage
+from sspruning.stages.fill import usable_folder
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.plan import Plan, make_plan
@@ -232,6 +233,8 @@ def select(
     reporter = progress or SilentProgress()
     fractions = list(dict.fromkeys(keep_fractions))
     outputs = [Path(output)] if output is not None else []
+    for path in outputs:
+        usable_folder(path)
     if outputs and fractions:
         outputs = [outputs[0] / f"keep-{fraction:g}" for fraction in fractions]
     folders = [folder for path in outputs for folder in (path, path / META / "shards")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,10 @@ from sspruning import cli_trainers as trainers
 from sspruning import options as opt
 from sspruning import terminal as say
 from sspruning import terminal_tables as tables
+
+if TYPE_CHECKING:
+    from sspruning.config import Config
+    from sspruning.progress import Progress
 
 __all__ = ["app", "main"]
 
@@ -80,6 +85,14 @@ def pack_command(
     tables.packed(report, output)
 
 
+def _progress(events: Path, config: Config) -> AbstractContextManager[Progress]:
+    """Progress for people and ``events.jsonl``, and for whom the section `paths` names."""
+    from sspruning.trackers import tracked
+
+    paths = config.paths
+    return tracked(say.console(events), prometheus=paths.prometheus, tensorboard=paths.tensorboard, wandb=paths.wandb)
+
+
 @app.command("embed")
 @say.verb
 def embed_command(
@@ -127,15 +140,10 @@ def embed_command(
         say.print_plan(config, store, whole_run=False)
         return
     usable_folder(store)
-    report = api.embed(
-        shards,
-        store,
-        config=config,
-        progress=say.console(store / "logs" / "events.jsonl"),
-        verify_inputs=verify_inputs,
-    )
-    say.embedded(report, store)
-    say.exit_if_quarantined(report)
+    with _progress(store / "logs" / "events.jsonl", config) as progress:
+        report = api.embed(shards, store, config=config, progress=progress, verify_inputs=verify_inputs)
+        say.embedded(report, store)
+        say.exit_if_quarantined(report)
 
 
 app.command("cluster")(choose.cluster_command)
@@ -218,14 +226,14 @@ def run_command(
         say.print_plan(config, root / "store", whole_run=True)
         return
     usable_folder(root)
-    progress = say.console(root / "events.jsonl")
-    result = api.prune(config, progress, overwrite=overwrite)
-    say.embedded(result.embedded, root / "store")
-    say.line(f"{result.prototypes.k:,} prototypes ({result.prototypes.info.get('k_reason')})")
-    say.selected(result.selection)
-    say.written(result.manifest)
-    say.reported(report(root, pruned=config.paths.output or "pruned", progress=progress))
-    say.exit_if_quarantined(result.embedded)
+    with _progress(root / "events.jsonl", config) as progress:
+        result = api.prune(config, progress, overwrite=overwrite)
+        say.embedded(result.embedded, root / "store")
+        say.line(f"{result.prototypes.k:,} prototypes ({result.prototypes.info.get('k_reason')})")
+        say.selected(result.selection)
+        say.written(result.manifest)
+        say.reported(report(root, pruned=config.paths.output or "pruned", progress=progress))
+        say.exit_if_quarantined(result.embedded)
 
 
 @app.command("status")

@@ -44,6 +44,7 @@ __all__ = [
 
 CONFIG_CAP_BYTES = 1 << 20
 SHOWN_CHARS = 200
+SHOWN_PROBLEMS = 20
 
 
 class Config(Section):
@@ -143,7 +144,11 @@ def _validated(content: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(_problem(where, entry) for entry in error.errors())) from None
+        found = error.errors()
+        lines = [_problem(where, entry) for entry in found[:SHOWN_PROBLEMS]]
+        if len(found) > SHOWN_PROBLEMS:
+            lines.append(f"{where}: and {len(found) - SHOWN_PROBLEMS:,} problems more")
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _shown(value: object) -> str:

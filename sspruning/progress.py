@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-__all__ = ["ConsoleProgress", "Progress", "SilentProgress", "Ticker", "duration"]
+__all__ = ["ConsoleProgress", "Progress", "SilentProgress", "Ticker", "duration", "escaped", "peak_bytes"]
 
 LINE_EVERY_S = 60.0
 
@@ -47,7 +48,7 @@ class _Count:
         self.done += count
 
 
-def _peak_bytes() -> int | None:
+def peak_bytes() -> int | None:
     """The most memory that this process has held so far, workers not counted; None where that is not told."""
     try:
         import resource
@@ -82,7 +83,7 @@ class SilentProgress:
                 done=counter.done,
                 seconds=round(seconds, 3),
                 per_second=round(rate, 1),
-                peak_bytes=_peak_bytes(),
+                peak_bytes=peak_bytes(),
             )
 
     def _counter(self, name: str, total: int | None, unit: str) -> _Count:
@@ -180,7 +181,25 @@ class ConsoleProgress(SilentProgress):
         """Print the note and record it."""
         super().note(text)
         if not self._quiet or text.startswith("warning"):
-            self._stream.write(text + "\n")
+            self._stream.write(escaped(text) + "\n")
+
+
+UNSHOWN = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])  # control, bidirectional and other format characters, line ends
+
+
+def escaped(text: str) -> str:
+    """``text`` as a terminal may show it: what would move the cursor, colour, reverse or hide the rest is written out.
+
+    Keys, suffixes and file names come from the corpus, and end up in messages. Line breaks stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if character != "\n" and unicodedata.category(character) in UNSHOWN
+        else character
+        for character in text
+    )
 
 
 def duration(seconds: float) -> str:

@@ -83,6 +83,10 @@ class CorpusConfig(Section):
     """Images with more pixels are skipped as too_many_pixels."""
     max_member_bytes: int = Field(64 << 20, gt=0, lt=1 << 63)
     """Images with more bytes are skipped as image_too_large."""
+    decode_timeout_s: float = Field(60, gt=0, le=86400)
+    """Seconds; images that a worker process decodes for longer are skipped as decode_timeout."""
+    decode_memory_bytes: int = Field(4 << 30, ge=0, lt=1 << 63)
+    """What a worker may use beside its encoder; images that need more are skipped as too_much_memory. 0: no limit."""
     repeated_keys: Literal["refuse", "prefix"] = "refuse"
     """What to do when shards share keys. prefix: every key becomes SHARD/KEY, in the store and in what is written."""
 
@@ -260,9 +264,15 @@ class ExecutionConfig(Section):
 
 
 class PathsConfig(Section):
-    """Where the artefacts go. Never changes a byte of the result."""
+    """Where the artefacts go, and who is told how far a run is. Never changes a byte of the result."""
 
     run_dir: str | None = None
     """Folder of the run; None is ./runs/<name>."""
     output: str | None = None
     """Folder of the pruned shards; None is ./pruned."""
+    prometheus: str | None = None
+    """File NAME.prom that `run` and `embed` keep up to date for node_exporter's textfile collector; None: none."""
+    tensorboard: str | None = None
+    """Folder for TensorBoard's event files of `run` and `embed`; None: none. Needs the package tensorboard."""
+    wandb: str | None = None
+    """Project of Weights & Biases that `run` and `embed` report to; None: none. Needs the package wandb."""

@@ -11,13 +11,22 @@ from sspruning.errors import ConfigError
 __all__ = ["parse_yaml"]
 
 
+VALUE_CAP = 1 << 14  # characters of one value; YAML 1.1 reads 1:1:1:... as one number, in quadratic time
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses repeated keys and references."""
+    """A safe loader that refuses repeated keys, references and endless values."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise ConfigError(f"{_place(self.peek_event().start_mark)}: references (*name) are not read")
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if len(value) > VALUE_CAP:
+            raise ConfigError(f"{_place(node.start_mark)}: a value of {len(value)} characters; at most {VALUE_CAP}")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
@@ -29,15 +38,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _place(mark: yaml.Mark) -> str:
-    return f"{mark.name}: line {mark.line + 1}"
+def _place(mark: yaml.Mark | None) -> str:
+    return f"{mark.name}: line {mark.line + 1}" if mark is not None else "YAML"
 
 
 def parse_yaml(text: str, where: str) -> object:
     """What a YAML text says; ``where`` it stands is named in messages.
 
     Raises:
-        ConfigError: no YAML, a key that occurs twice, a reference, or nesting without end.
+        ConfigError: no YAML, a key that occurs twice, a reference, a value or nesting without end.
     """
     try:
         loader = _StrictLoader(text)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sspruning.errors import InterruptedRunError, MachineError, QuarantineError, SSPruningError
+from sspruning.progress import escaped
 from sspruning.terminal_json import as_line
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print what was found as JSON
 def line(text: str = "") -> None:
     """One line for people on standard output."""
     if not settings.quiet and not settings.as_json:
-        typer.echo(text)
+        typer.echo(escaped(text))
 
 
 def tells(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -90,6 +91,7 @@ def console(events: Path | None = None) -> ConsoleProgress:
     return ConsoleProgress(events, quiet=settings.quiet)
 
 
+SHOWN_SUFFIXES = 50
 STOP_WITHIN_S = 20  # after a signal; stopping workers takes a second, and a stop that hangs is cut off
 STOPPED = "stopped; run the same command again, it goes on from here"
 
@@ -140,8 +142,8 @@ def fail(error: SSPruningError) -> None:
     if settings.verbose:
         import traceback
 
-        traceback.print_exception(error)
-    typer.echo(f"sspruning: {error}", err=True)
+        typer.echo(escaped("".join(traceback.format_exception(error))), err=True)
+    typer.echo(escaped(f"sspruning: {error}"), err=True)
     raise typer.Exit(error.exit_code)
 
 
@@ -235,8 +237,10 @@ def print_plan(config: Config, store: Path, *, whole_run: bool) -> None:
 def inspection(found: Inspection, image_key: str) -> None:
     """Say what is in a corpus; leave with exit code 3 if something is wrong."""
     line(f"{found.n_samples:,} samples in {found.n_shards:,} shards, {size(found.size_bytes)}")
-    for suffix, count in found.suffixes.most_common():
+    for suffix, count in found.suffixes.most_common(SHOWN_SUFFIXES):
         line(f"  .{suffix:<12} {count:>12,} members {size(found.suffix_bytes[suffix]):>10}")
+    if len(found.suffixes) > SHOWN_SUFFIXES:
+        line(f"  and {len(found.suffixes) - SHOWN_SUFFIXES:,} other suffixes")
     for kind, count in found.sample_kinds.most_common(10):
         line(f"  samples with {kind}: {count:,}")
     if found.without_image:
@@ -261,7 +265,7 @@ def advised(found: Advice, store: Path) -> None:
     for reason in found.numbered:
         line(reason)
     for warning in found.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        typer.echo(escaped(f"warning: {warning}"), err=True)
 
 
 @tells("scores")
@@ -286,6 +290,8 @@ def status(found: Status) -> None:
         line(f"  skipped, {reason}: {count:,}")
     line(f"  prototypes: {found.prototypes}")
     line(f"  selection: {found.selection}")
+    for text in found.bars:
+        line(f"    {text}")
     if found.pending:
         raise InterruptedRunError(f"{len(found.pending)} shards are not embedded yet: {', '.join(found.pending[:5])}")
     if found.quarantined:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sspruning.progress import escaped
 from sspruning.terminal import line, selected, size, tells, written
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def swept_k(found: KSweep) -> None:
     line("  gini: inequality of cluster sizes; small: clusters with fewer than 32 samples")
     line(f"recommended: --n-clusters {found.recommended}: {found.reason}")
     for warning in found.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        typer.echo(escaped(f"warning: {warning}"), err=True)
 
 
 @tells("contamination")
@@ -69,7 +70,8 @@ def contamination(found: Contamination, *, dropped: bool) -> None:
     for title, pairs in (("most alike", found.highest), ("least alike above the threshold", found.borderline)):
         for pair in pairs[:5]:
             line(
-                f"  {title}: {pair.similarity:.4f}  {pair.key} ({pair.shard}) and {pair.nearest} ({pair.nearest_shard})"
+                f"  {title}: {pair.similarity:.4f}  {pair.key!r} ({pair.shard}) and {pair.nearest!r} "
+                f"({pair.nearest_shard})"
             )
     line(f"  all of them: {found.path}")
     if dropped:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "config": NOUNS | {"sections", "strict_yaml"},
     "fingerprint": NOUNS,
     "progress": NOUNS,
+    "trackers": {"errors", "progress"},
     "execution": NOUNS | {"registry"},
     **{family: NOUNS | {"registry"} for family in FAMILIES},
     "filters": NOUNS | {"registry", "clusterers", "metrics"},

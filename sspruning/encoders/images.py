@@ -18,12 +18,14 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import numpy as np
 from PIL import Image
 
+from sspruning.encoders.image_bombs import bomb_in
 from sspruning.errors import DataError
 from sspruning.records import DEFECTS
 
@@ -32,10 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["REASONS", "ImageError", "decode_image", "decode_with_defects"]
 
-REASONS: Final = ("empty", "not_an_image", "truncated", "too_many_pixels", "decode_error")
+REASONS: Final = ("empty", "not_an_image", "truncated", "too_many_pixels", "decode_error", "decompression_bomb")
 """Every reason that an `ImageError` can carry; the order is stable, new ones are added at the end."""
 
 _MAX_PIXELS: Final = 50_000_000
+_AT_ONCE: Final = 1 << 20  # values
 _TINY_PX: Final = 16
 _BLANK_STD: Final = 2  # of 255
 _BLOCKS: Final = 8
@@ -170,6 +173,9 @@ def _open(data: bytes) -> ImageFile:
     """
     for signature, target in _SIGNATURES:
         if data.startswith(signature):
+            bomb = bomb_in(data)
+            if bomb is not None:
+                raise ImageError("decompression_bomb", bomb)
             return _plugin(target)(io.BytesIO(data))
     raise ImageError(
         "not_an_image", f"starts with {data[:12]!r}, not with a JPEG, PNG, WebP, GIF, BMP or TIFF signature"
@@ -186,9 +192,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
-        return _grey(np.rint(np.asarray(image).astype(np.float64) / 257.0))
+        return _grey(np.asarray(image), _sixteen_bits)
     if image.mode in {"I", "F"}:
-        return _wide_grey(np.asarray(image).astype(np.float64))
+        return _wide_grey(np.asarray(image))
     if image.mode in {"P", "PA"} and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns where such a palette is taken straight to RGB
     return image.convert("RGB")
@@ -198,13 +204,30 @@ def _wide_grey(values: np.ndarray) -> Image.Image:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise ImageError("decode_error", "the image holds values that are not finite")
-    if low >= 0 and high <= 65535 and bool((values == np.rint(values)).all()):
-        return _grey(np.rint(values / 257.0))
-    return _grey(np.rint((values - low) * (255.0 / (high - low))) if high > low else np.zeros_like(values))
+    if low >= 0 and high <= 65535 and all(bool((rows == np.rint(rows)).all()) for _, rows in _some_rows(values)):
+        return _grey(values, _sixteen_bits)
+    if high == low:
+        return _grey(values, np.zeros_like)
+    return _grey(values, lambda rows: (rows - low) * (255.0 / (high - low)))
 
 
-def _grey(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+def _sixteen_bits(rows: np.ndarray) -> np.ndarray:
+    return rows / 257.0
+
+
+def _grey(values: np.ndarray, scaled: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    """RGB image of what ``scaled`` makes of some rows in float64, rounded."""
+    out = np.empty(values.shape, np.uint8)
+    for at, rows in _some_rows(values):
+        out[at : at + len(rows)] = np.rint(scaled(rows))
+    return Image.fromarray(out).convert("RGB")
+
+
+def _some_rows(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows in float64, some at a time: 50 megapixels of it would be 400 MB."""
+    step = max(1, _AT_ONCE // max(1, values.shape[1]))
+    for at in range(0, len(values), step):
+        yield at, values[at : at + step].astype(np.float64)
 
 
 def _upright(source: Image.Image, image: Image.Image) -> Image.Image:

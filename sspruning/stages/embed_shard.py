@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from sspruning.encoders import Encoder, build_encoder
 from sspruning.encoders.images import ImageError, decode_with_defects
-from sspruning.errors import ShardError
 from sspruning.records import EncoderSpec, JSONValue, ShardRef
+from sspruning.stages.decode_watch import DecodeWatch
 from sspruning.stages.inspect import key_hash
 from sspruning.storage.parts import PartData
 from sspruning.storage.samples import KEY_CAP, Sample, ShardReader
@@ -37,6 +41,10 @@ class Limits:
     allow_missing_end: bool
     prefix_keys: bool = False
     """Keys get the shard's name in front."""
+    decode_timeout_s: float = 60.0
+    """Seconds that one image may take in a worker process."""
+    decode_memory_bytes: int = 4 << 30
+    """What a worker process may use on top of what the encoder takes; 0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +91,12 @@ def with_store_keys(samples: Iterator[Sample], shard_id: str, limits: Limits) ->
         yield sample
 
 
-def _load(reader: ShardReader, sample: Sample, encoder: Encoder, limits: Limits) -> _Loaded:
+def _load(
+    reader: ShardReader, sample: Sample, encoder: Encoder, limits: Limits, watch: DecodeWatch | None = None
+) -> _Loaded:
     """Read, hash, decode and prepare one sample."""
+    if watch is not None and sample.row in watch.skips:
+        return _Loaded(sample, reason=watch.skips[sample.row])
     image = sample.find(limits.suffixes)
     if sample.skip_reason is not None or image is None:
         return _Loaded(sample, reason=sample.skip_reason or "no_image")
@@ -101,21 +113,31 @@ def _load(reader: ShardReader, sample: Sample, encoder: Encoder, limits: Limits)
             digest.update(reader.read(start, min(STREAM_BLOCKS_ABOVE, sample.block_end - start)))
         data = reader.read(image.start, image.size)
     try:
-        picture, defects = decode_with_defects(data, max_pixels=limits.max_pixels, draft_size=encoder.draft_size)
-        prepared = encoder.prepare(picture)
+        with nullcontext() if watch is None else watch.decoding(sample.row):
+            picture, defects = decode_with_defects(data, max_pixels=limits.max_pixels, draft_size=encoder.draft_size)
+            prepared = encoder.prepare(picture)
     except ImageError as error:
         return _Loaded(sample, reason=error.reason)
+    except MemoryError:
+        if watch is None:
+            raise
+        return _Loaded(sample, reason="too_much_memory")
     content = hashlib.blake2b(data, digest_size=16).digest()
     return _Loaded(sample, prepared, _Facts(digest.digest(), content, image.start, image.size, defects))
 
 
 def _loaded(
-    reader: ShardReader, samples: Iterator[Sample], encoder: Encoder, limits: Limits, pool: ThreadPoolExecutor | None
+    reader: ShardReader,
+    samples: Iterator[Sample],
+    encoder: Encoder,
+    limits: Limits,
+    pool: ThreadPoolExecutor | None,
+    watch: DecodeWatch | None,
 ) -> Iterator[_Loaded]:
     """Samples of the shard, prepared, in order; ahead of the encoder when there is a pool."""
     if pool is None:
         for sample in samples:
-            yield _load(reader, sample, encoder, limits)
+            yield _load(reader, sample, encoder, limits, watch)
         return
     ahead: list = []
     while True:
@@ -147,7 +169,11 @@ def _embed_batch(encoder: Encoder, batch: list[_Loaded], rows: _Rows) -> None:
 
 
 def embed_shard(
-    shard: ShardRef, encoder: Encoder, limits: Limits, pool: ThreadPoolExecutor | None = None
+    shard: ShardRef,
+    encoder: Encoder,
+    limits: Limits,
+    pool: ThreadPoolExecutor | None = None,
+    watch: DecodeWatch | None = None,
 ) -> tuple[PartData, str, dict[str, int]]:
     """Part of one shard, the shard's sha256, and its ignored members by reason.
 
@@ -161,7 +187,7 @@ def embed_shard(
     rows, batch = _Rows(), []
     with ShardReader(shard.path, hasher=hasher, allow_missing_end=limits.allow_missing_end) as reader:
         samples = with_store_keys(reader.samples(), shard.shard_id, limits)
-        for loaded in _loaded(reader, samples, encoder, limits, pool):
+        for loaded in _loaded(reader, samples, encoder, limits, pool, watch):
             if loaded.reason is not None:
                 rows.skipped.append((loaded.sample.row, loaded.sample.key, loaded.reason))
                 continue
@@ -172,11 +198,7 @@ def embed_shard(
         if batch:
             _embed_batch(encoder, batch, rows)
         ignored = dict(reader.ignored)
-    now = os.stat(shard.path)  # noqa: PTH116
-    if (now.st_size, now.st_mtime_ns) != (shard.size, shard.mtime_ns):
-        raise ShardError(
-            shard.path, 0, "the shard changed while it was read; run `sspruning embed` again when it is complete"
-        )
+        reader.check_unchanged(shard.size, shard.mtime_ns)
     return _part(rows, encoder, shard, hasher.hexdigest()), hasher.hexdigest(), ignored
 
 
@@ -221,6 +243,7 @@ class EmbedWorker:
         on_cpu = self._encoder.identity.get("device", "cpu") == "cpu"
         if on_cpu:
             _one_thread()
+            _bound_memory(limits.decode_memory_bytes)
         self._pool = None if on_cpu else ThreadPoolExecutor(min(DECODE_THREADS_PER_GPU, os.cpu_count() or 1))
 
     def __call__(self, payload: dict[str, JSONValue]) -> JSONValue:
@@ -232,15 +255,40 @@ class EmbedWorker:
                 "notes": cast("JSONValue", list(self._encoder.notes)),
             }
         shard = ShardRef(**cast("dict", payload["shard"]))
-        part, sha256, ignored = embed_shard(shard, self._encoder, self._limits, self._pool)
+        part, sha256, ignored = self._embedded(shard)
         record = Store(self._store_path).commit(shard, sha256, part, ignored)
         return {"n_samples": record.n_samples, "n_rows": record.n_rows}
+
+    def _embedded(self, shard: ShardRef) -> tuple[PartData, str, dict[str, int]]:
+        """What `embed_shard` returns; an image that stops a worker of one thread is skipped at the next attempt."""
+        if self._pool is not None or multiprocessing.parent_process() is None:
+            return embed_shard(shard, self._encoder, self._limits, self._pool)
+        watch = DecodeWatch(Path(self._store_path, "parts"), shard.shard_id, self._limits.decode_timeout_s)
+        try:
+            return embed_shard(shard, self._encoder, self._limits, watch=watch)
+        finally:
+            watch.close()
 
 
 def _one_thread() -> None:
     """Keep torch on one thread in worker processes: parallelism comes from the number of workers."""
-    import multiprocessing
     import sys
 
     if "torch" in sys.modules and multiprocessing.parent_process() is not None:
         sys.modules["torch"].set_num_threads(1)
+
+
+def _bound_memory(extra: int) -> None:
+    """Let this worker process allocate ``extra`` bytes more than now; decoders then fail, and the image is skipped."""
+    status = Path("/proc/self/status")
+    if not extra or multiprocessing.parent_process() is None or not status.exists():
+        return
+    import resource
+
+    found = re.search(r"^VmData:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    if found is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = (int(found[1]) << 10) + extra
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )

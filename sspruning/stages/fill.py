@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -40,6 +42,8 @@ def limits_of(config: CorpusConfig) -> Limits:
         max_member_bytes=config.max_member_bytes,
         allow_missing_end=config.allow_missing_end,
         prefix_keys=config.repeated_keys == "prefix",
+        decode_timeout_s=config.decode_timeout_s,
+        decode_memory_bytes=config.decode_memory_bytes,
     )
 
 
@@ -137,6 +141,8 @@ def _settle(store: Store, outcome: Outcome, shards: dict[str, ShardRef]) -> int:
     else:
         raise explained(outcome, shard.path)
     store.quarantine(shard, problem)
+    for left in (store.path / "parts").glob(f".{glob.escape(shard.shard_id)}.decoding.tmp.*"):
+        left.unlink(missing_ok=True)
     # a part of what the shard was before must not count any more
     (store.path / "parts" / f"{shard.shard_id}.json").unlink(missing_ok=True)
     return 0
@@ -171,11 +177,15 @@ def usable_folder(folder: Path) -> Path:
     """The nearest folder that exists already, ``folder`` itself or one above it.
 
     Raises:
-        UsageError: a file stands where a folder has to be.
+        UsageError: a file, or a link to nowhere, stands where a folder has to be, or it is not writable.
     """
+    if folder.is_symlink() and not folder.exists():
+        raise UsageError(f"{folder}: a link that leads nowhere; name a folder")
     existing = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     if not existing.is_dir():
         raise UsageError(f"{existing}: a file stands there; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{existing}: not writable by this user; name another folder")
     return existing
 
 

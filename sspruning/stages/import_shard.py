@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +11,6 @@ from typing import cast
 
 import numpy as np
 
-from sspruning.errors import ShardError
 from sspruning.records import F16, F32, U64, BoolArray, JSONValue, ShardRef
 from sspruning.stages.embed_shard import STREAM_BLOCKS_ABOVE, Limits, with_store_keys
 from sspruning.stages.inspect import key_hash
@@ -83,9 +81,7 @@ def import_shard(
         while batch := list(islice(samples, BATCH_ROWS)):
             _import_batch(reader, batch, lookup, limits, rows)
         ignored = dict(reader.ignored)
-    now = os.stat(shard.path)  # noqa: PTH116
-    if (now.st_size, now.st_mtime_ns) != (shard.size, shard.mtime_ns):
-        raise ShardError(shard.path, 0, "the shard changed while it was read; import again when it is complete")
+        reader.check_unchanged(shard.size, shard.mtime_ns)
     return _part(rows, dim, identity, shard, hasher.hexdigest()), hasher.hexdigest(), ignored
 
 

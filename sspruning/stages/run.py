@@ -24,6 +24,7 @@ from sspruning.stages.chain import check_chain
 from sspruning.stages.cluster import cluster, clustering_fingerprint
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
+from sspruning.stages.fill import usable_folder
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
@@ -105,9 +106,25 @@ def _current_prototypes(workspace: Workspace, store: Store, config: ClusterConfi
     return found if are_current(found, store, config) else None
 
 
+def _refuse_gaps(store: Store) -> None:
+    """Refuse a store with shards that have neither a part nor a reason: their samples would be left out in silence.
+
+    Raises:
+        StoreError: names them.
+    """
+    settled = {record.shard_id for record in store.records()} | store.quarantined().keys()
+    missing = sorted(store.shards().keys() - settled)
+    if missing:
+        raise StoreError(
+            f"{store.path}: {len(missing)} of {len(store.shards())} shards are not embedded, such as {missing[0]}; "
+            "run `sspruning embed` again, it does only these"
+        )
+
+
 def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
     """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
     store = Store(workspace.store)
+    _refuse_gaps(store)
     found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
     if found is None:
@@ -239,6 +256,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     check_names(config)
     root = Path(config.paths.run_dir or f"runs/{config.name}")
     output = Path(config.paths.output or "pruned")
+    usable_folder(output)
     corpus = open_corpus(config.corpus.input)
     refuse_nested_output(output, corpus.shards)
     plan = make_plan(corpus, root / "store", config, progress)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tokenize import TokenError
@@ -22,6 +23,7 @@ from sspruning.errors import StoreError
 from sspruning.fingerprint import canonical_json
 from sspruning.records import JSONValue, Prototypes, Selection
 from sspruning.storage.atomic import write_bytes, write_stream
+from sspruning.storage.hdf5_safe import checked_dataset
 from sspruning.storage.parts import set_attribute, text_attribute
 
 __all__ = [
@@ -101,14 +103,18 @@ def load_prototypes(path: Path) -> Prototypes:
                 or file.attrs["format_version"] != PROTOTYPES_VERSION
             ):
                 raise StoreError(f"{path}: not a prototypes file of version {PROTOTYPES_VERSION}")
+            centroids = checked_dataset(path, file, "centroids", "f", (None, None))[()]
+            if not len(centroids) or not bool(np.isfinite(centroids).all()):
+                raise StoreError(f"{path}: its centroids are not finite numbers; run `sspruning cluster` again")
+            parts = checked_dataset(path, file, "parts", "S", (None,))[()].tolist() if "parts" in file else []
             return Prototypes(
-                centroids=file["centroids"][:].astype(np.float32, copy=False),
+                centroids=centroids.astype(np.float32, copy=False),
                 spherical=bool(file.attrs["spherical"]),
-                objective=file["objective"][:],
+                objective=checked_dataset(path, file, "objective", "f", (None,))[()],
                 sample_size=int(file.attrs["sample_size"]),
                 fingerprint=text_attribute(file, "fingerprint"),
                 info=json.loads(text_attribute(file, "info")),
-                parts=tuple(part.decode() for part in file["parts"][:].tolist()) if "parts" in file else (),
+                parts=tuple(part.decode() for part in parts),
             )
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no prototypes yet; run `sspruning cluster`") from error
@@ -226,11 +232,14 @@ class SelectionFile:
             facts = json.loads((schema.metadata or {})[b"sspruning"])
             if facts["format"] != SELECTION_FORMAT:
                 raise StoreError(f"{path}: not a selection that sspruning wrote")
-            if facts["format_version"] != SELECTION_VERSION or schema.names != SELECTION_SCHEMA.names:
+            if facts["format_version"] != SELECTION_VERSION or not schema.equals(SELECTION_SCHEMA):
                 version = facts["format_version"]
                 raise StoreError(
                     f"{path}: selection format {version!r}, this release reads {SELECTION_VERSION}; select again"
                 )
+            kinds = {"n_embedded": int, "n_kept": int, "fingerprint": str, "settings": dict}
+            if any(not isinstance(facts[key], kind) for key, kind in kinds.items()):
+                raise StoreError(f"{path}: its metadata are not what a selection says of itself; select again")
             selection = Selection(
                 n_embedded=facts["n_embedded"],
                 n_kept=facts["n_kept"],
@@ -245,12 +254,28 @@ class SelectionFile:
         return cls(path, selection)
 
     def groups(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Tables of the given columns, one for each shard of the store, in store order."""
-        with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+        """Tables of the given columns, one for each shard of the store, in store order.
+
+        Raises:
+            StoreError: damaged.
+        """
+        with self._explained(), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             for index in range(file.num_row_groups):
                 yield file.read_row_group(index, columns=columns)
 
     def column(self, name: str) -> np.ndarray:
-        """One column of all rows as numpy."""
-        with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+        """One column of all rows as numpy.
+
+        Raises:
+            StoreError: damaged.
+        """
+        with self._explained(), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             return file.read(columns=[name]).column(name).to_numpy()
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        """Turn whatever a damaged file makes pyarrow raise into an error that says what to do."""
+        try:
+            yield
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise StoreError(f"{self.path}: damaged ({error}); delete it and run `sspruning select` again") from error

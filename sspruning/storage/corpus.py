@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections import Counter
@@ -19,6 +20,9 @@ SHARD_CAP = 1_000_000
 NESTING_CAP = 32
 LIST_CAP_BYTES = 1 << 28
 _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
+ID_CAP = 140  # bytes of a shard's name in file names, which may have 255 together with what stands around it
+PACKED = {".gz", ".tgz"}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates stand for bytes that are no UTF-8
 REMOTE_HINT = "only local files are read; mount or copy the shards first"
 
 
@@ -67,12 +71,7 @@ def _expand_one(text: str, *, inside_list: bool) -> Iterator[str]:
         return
     text = os.path.expanduser(text)  # noqa: PTH111 - the text may be a pattern, not a path
     if os.path.isdir(text):  # noqa: PTH112 - a pattern may be too long for a path; this says False then
-        found = sorted(str(path) for path in Path(text).iterdir() if path.suffix == ".tar" and path.is_file())
-        if not found:
-            raise UsageError(
-                f"{text}: the folder holds no .tar files; `sspruning pack FOLDER -o DIR` makes shards of images"
-            )
-        yield from found
+        yield from _shards_in(text)
         return
     if os.path.exists(text):  # noqa: PTH110 - as above
         yield text
@@ -85,6 +84,21 @@ def _expand_one(text: str, *, inside_list: bool) -> Iterator[str]:
             yield from found
         else:
             yield pattern
+
+
+def _shards_in(folder: str) -> list[str]:
+    """The shards of a folder, by name."""
+    files = [path for path in Path(folder).iterdir() if path.is_file()]
+    found = sorted(str(path) for path in files if path.suffix == ".tar")
+    if not found:
+        packed = sum(path.suffix in PACKED for path in files)
+        hint = (
+            f"{packed} compressed ones, gunzip them first"
+            if packed
+            else "`sspruning pack FOLDER -o DIR` makes shards of images"
+        )
+        raise UsageError(f"{folder}: the folder holds no .tar files; {hint}")
+    return found
 
 
 def _refuse(text: str) -> None:
@@ -159,7 +173,22 @@ def _range_length(text: str) -> int:
 
 
 def _shard_ids(paths: Sequence[Path]) -> list[str]:
-    """One name for each path, unique: the stem, with as many folders in front as it takes to tell them apart."""
+    """One name for each path, unique: the stem, with as many folders in front as it takes to tell them apart.
+
+    A name that is too long for the files that are called after it ends in a digest of the whole.
+    """
+    return [_short_id(name) for name in _unique_names(paths)]
+
+
+def _short_id(name: str) -> str:
+    encoded = name.encode()
+    if len(encoded) <= ID_CAP:
+        return name
+    mark = hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    return f"{encoded[: ID_CAP - len(mark) - 1].decode(errors='ignore')}~{mark}"
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
     parts = [path.relative_to(path.anchor).parts for path in paths]
     depth = [1] * len(paths)
     while True:
@@ -180,7 +209,8 @@ def open_corpus(inputs: Sequence[str]) -> Corpus:
     Cost: one ``stat`` a shard; nothing is opened.
 
     Raises:
-        UsageError: a shard is missing, is no regular file, does not end in ``.tar``, or is named twice.
+        UsageError: a shard is missing, is no regular file, is named twice, does not end in ``.tar``, or has a name
+            that is not text.
     """
     paths = [Path(os.path.abspath(path)) for path in expand_inputs(inputs)]  # noqa: PTH100 - keep symbolic links
     counted = Counter(paths)
@@ -188,12 +218,14 @@ def open_corpus(inputs: Sequence[str]) -> Corpus:
     if twice:
         raise UsageError(f"{twice[0]}: named twice among the inputs; every shard counts once")
     for path in paths:
+        if _CONTROL.search(str(path)):
+            raise UsageError(f"{str(path)!r}: the name has control characters in it or is not UTF-8; rename the file")
         if not os.path.exists(path):  # noqa: PTH110 - no error for a name that is too long
             raise UsageError(f"{path}: no such shard")
         if not path.is_file():
             raise UsageError(f"{path}: not a regular file")
         if path.suffix != ".tar":
-            hint = "gunzip it first" if path.suffix in {".gz", ".tgz"} else "shards are uncompressed .tar files"
+            hint = "gunzip it first" if path.suffix in PACKED else "shards are uncompressed .tar files"
             raise UsageError(f"{path}: does not end in .tar; {hint}")
         if not os.access(path, os.R_OK):
             raise UsageError(f"{path}: not readable by this user")

@@ -16,12 +16,16 @@ from types import TracebackType
 from typing import NamedTuple
 
 from sspruning.errors import ShardError
-from sspruning.storage.tar_scan import Hasher, MemberChunk, scan_tar
+from sspruning.storage.tar_scan import Hasher, MemberChunk, scan_tar, unreadable
 
 __all__ = ["KEY_CAP", "Member", "Sample", "ShardReader", "split_name"]
 
 KEY_CAP = 4096  # bytes of a key, as stored
+SUFFIX_CAP = 255  # bytes of a suffix; no file system has longer names
+MEMBERS_CAP = 10_000  # members of one sample
+FEW_MEMBERS = 16  # up to here a look at each is quicker than a set
 _ORDINARY = re.compile(r"^((?:.*/)?[^/.\n]+)\.([^/\n]*)$", re.MULTILINE)
+_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # never waits, were it a FIFO by now
 RESERVED_SUFFIXES = frozenset({"__key__", "__url__", "__local_path__", "__bad__"})  # loaders' own names
 
 
@@ -36,16 +40,18 @@ class Member(NamedTuple):
 class Sample:
     """One sample of a shard, whole: every member, and the raw tar blocks they occupy."""
 
-    __slots__ = ("_members", "block_end", "block_start", "key", "row", "skip_reason")
+    __slots__ = ("_members", "_suffixes", "block_end", "block_start", "key", "row", "skip_reason")
 
     def __init__(self, key: str, row: int, first: tuple[str, int, int], block_start: int, block_end: int) -> None:
         """Begin a sample with its first member, given as (suffix, start, size)."""
         self.key = key
         self.row = row  # ordinal in the shard, skipped samples counted
         self._members = [first]
+        self._suffixes: set[str] | None = None  # of all members, once there are many
         self.block_start = block_start
         self.block_end = block_end
-        self.skip_reason: str | None = None  # bad_name, key_too_long or reserved_suffix: it can go no further
+        self.skip_reason: str | None = None
+        """Why it can go no further: bad_name, key_too_long, reserved_suffix or too_many_members."""
 
     @property
     def members(self) -> list[Member]:
@@ -66,12 +72,32 @@ class Sample:
         return None
 
     def extend(self, member: tuple[str, int, int], block_end: int) -> bool:
-        """Add the member that follows; False if the sample has that suffix already."""
-        if any(other[0] == member[0] for other in self._members):
+        """Add the member that follows; False if the sample has that suffix already.
+
+        Beyond `MEMBERS_CAP` the sample is one to skip, and its members are no longer kept.
+        """
+        members = self._members
+        if len(members) < FEW_MEMBERS:
+            for other in members:
+                if other[0] == member[0]:
+                    return False
+        elif len(members) >= MEMBERS_CAP:
+            self.skip_reason = "too_many_members"
+            self.block_end = block_end
+            return True
+        elif self._holds(member[0]):
             return False
-        self._members.append(member)
+        members.append(member)
         self.block_end = block_end
         return True
+
+    def _holds(self, suffix: str) -> bool:
+        """True if one of the many members has this suffix; from now on one has."""
+        if self._suffixes is None:
+            self._suffixes = {member[0] for member in self._members}
+        before = len(self._suffixes)
+        self._suffixes.add(suffix)
+        return len(self._suffixes) == before
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -108,7 +134,10 @@ class ShardReader:
         """Members that belong to no sample, by reason: directory_or_link, no_key."""
         self._hasher = hasher
         self._allow_missing_end = allow_missing_end
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            self._descriptor = os.open(path, _OPEN)
+        except OSError as error:
+            raise unreadable(path, 0, error) from error
         self.size = os.fstat(self._descriptor).st_size
 
     def __enter__(self) -> ShardReader:
@@ -123,21 +152,39 @@ class ShardReader:
         """Close the file."""
         os.close(self._descriptor)
 
+    def check_unchanged(self, size: int, mtime_ns: int) -> None:
+        """Make sure that the shard is still what it was when it was listed.
+
+        Raises:
+            ShardError: another file stands in its place, or none.
+        """
+        try:
+            now = os.stat(self.path)  # noqa: PTH116
+        except OSError as error:
+            raise unreadable(self.path, 0, error) from error
+        if (now.st_size, now.st_mtime_ns) != (size, mtime_ns):
+            raise ShardError(
+                self.path, 0, "the shard changed while it was read; run the same command again when it is complete"
+            )
+
     def read(self, start: int, size: int) -> bytes:
         """Exactly ``size`` bytes from ``start``.
 
         Raises:
-            ShardError: the file ends before; it was cut or replaced while it was read.
+            ShardError: the file ends before, as it was cut or replaced while it was read, or the disk gives no answer.
         """
-        data = os.pread(self._descriptor, size, start)
-        if len(data) == size:
-            return data
-        parts = [data]
-        got = len(data)
-        while data and got < size:  # a pread returns at most about 2 GiB
-            data = os.pread(self._descriptor, size - got, start + got)
-            parts.append(data)
-            got += len(data)
+        try:
+            data = os.pread(self._descriptor, size, start)
+            if len(data) == size:
+                return data
+            parts = [data]
+            got = len(data)
+            while data and got < size:  # a pread returns at most about 2 GiB
+                data = os.pread(self._descriptor, size - got, start + got)
+                parts.append(data)
+                got += len(data)
+        except OSError as error:
+            raise unreadable(self.path, start, error) from error
         if got < size:
             raise ShardError(self.path, start + got, f"the file ends here but {size - got} more bytes were expected")
         return b"".join(parts)
@@ -198,9 +245,10 @@ class ShardReader:
             self.ignored["no_key"] += 1
             return None, "", None
         key, suffix = named
+        if len(suffix.encode()) > SUFFIX_CAP:
+            suffix, reason = _shortened(suffix, SUFFIX_CAP // 8), "bad_name"
         if len(key.encode()) > KEY_CAP:
-            mark = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()  # keys may differ only behind the cut
-            key, reason = f"{key[: KEY_CAP // 8]}...{mark}", "key_too_long"
+            key, reason = _shortened(key, KEY_CAP // 8), "key_too_long"
         elif "\0" in name:
             key, reason = key.replace("\0", "\\x00"), "bad_name"
         elif suffix in RESERVED_SUFFIXES:
@@ -214,12 +262,20 @@ def _split_ordinary(chunk: MemberChunk) -> list[tuple[str, str]] | None:
         text = b"\n".join(chunk.names).decode()
     except UnicodeDecodeError:
         return None
-    if "__" in text or "\0" in text or max(map(len, chunk.names)) > KEY_CAP or not all(chunk.regular):
+    longest = max(map(len, chunk.names))
+    if "__" in text or "\0" in text or longest > KEY_CAP or not all(chunk.regular):
         return None
     named: list[tuple[str, str]] = _ORDINARY.findall(text)
     if len(named) != len(chunk.names) or text.count("\n") != len(named) - 1:
         return None
+    if longest > SUFFIX_CAP and any(len(suffix.lower().encode()) > SUFFIX_CAP for _, suffix in named):
+        return None
     return named if text.islower() else [(key, suffix.lower()) for key, suffix in named]
+
+
+def _shortened(text: str, length: int) -> str:
+    """The first ``length`` characters and a digest of all of them: texts may differ only behind the cut."""
+    return f"{text[:length]}...{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def _repeated_suffix(key: str, suffix: str) -> str:

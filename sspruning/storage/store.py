@@ -24,6 +24,9 @@ __all__ = ["CommitRecord", "Store"]
 STORE_FORMAT = "sspruning-store"
 
 
+_PUT_BACK = "put it back from a copy, or embed the shards into another folder"
+
+
 def _other_format(path: Path, kind: JSONValue, version: JSONValue) -> str:
     """What to do about a store that this release does not read."""
     found = f"store format {version!r}, this release reads {FORMAT_VERSION}"
@@ -82,6 +85,9 @@ class Store:
         version = self.info.get("format_version")
         if self.info.get("format") != STORE_FORMAT or version != FORMAT_VERSION:
             raise StoreError(f"{self.path}: {_other_format(self.path, self.info.get('format'), version)}")
+        settings = self.info.get("settings")
+        if not isinstance(settings, dict) or not isinstance(settings.get("dim"), int) or "fingerprint" not in self.info:
+            raise StoreError(f"{self.path}: store.json is damaged; {_PUT_BACK}")
         self._records: list[CommitRecord] | None = None
 
     @classmethod
@@ -209,9 +215,11 @@ class Store:
         current = self.shards()
         found: dict[str, str] = {}
         for path in sorted((self.path / "quarantine").glob("*.json")):
-            content = cast("dict[str, str]", read_json(path))
+            content = read_json(path)
+            if not isinstance(content, dict) or not {"shard_id", "problem"} <= content.keys():
+                raise StoreError(f"{path}: damaged; delete it and run `sspruning embed` again")
             if content["shard_id"] in current:
-                found[content["shard_id"]] = content["problem"]
+                found[str(content["shard_id"])] = str(content["problem"])
         return found
 
     def set_shards(self, shards: tuple[ShardRef, ...]) -> None:
@@ -222,8 +230,16 @@ class Store:
 
     def shards(self) -> dict[str, ShardRef]:
         """Shards of the current corpus by name, as they were last seen."""
-        listed = cast("list[dict]", read_json(self.path / "corpus.json"))
-        return {entry["shard_id"]: ShardRef(**entry) for entry in listed}
+        path = self.path / "corpus.json"
+        listed = read_json(path)
+        try:
+            found = [ShardRef(**cast("dict", entry)) for entry in (listed if isinstance(listed, list) else [None])]
+            strange = [shard.shard_id for shard in found if "/" in shard.shard_id or "\0" in shard.shard_id]
+        except TypeError as error:
+            raise StoreError(f"{path}: damaged ({error}); run `sspruning embed` again") from error
+        if strange:
+            raise StoreError(f"{path}: {strange[0]!r} is no name of a shard; run `sspruning embed` again")
+        return {shard.shard_id: shard for shard in found}
 
     def write_manifest(self) -> None:
         """Gather the commit records in ``manifest.json``; it can be rebuilt from ``parts/`` at any time."""
@@ -255,6 +271,11 @@ class Store:
             if part.n_rows != record.n_rows or part.dim != self.dim:
                 raise StoreError(
                     f"{part.path}: {part.n_rows} rows, its record says {record.n_rows}; run `sspruning embed` again"
+                )
+            if part.shard_sha256 not in {None, record.shard_sha256}:
+                raise StoreError(
+                    f"{part.path}: was made from another shard than its record says; delete it and run "
+                    "`sspruning embed` again"
                 )
             yield part
 

@@ -9,6 +9,7 @@ Cost: about 1 microsecond a member on a warm page cache; memory is bounded by on
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from sspruning.errors import ShardError
 from sspruning.records import U8
 from sspruning.storage.tar_header import bad_checksum, octal, pax_records, plain_names
 
-__all__ = ["BLOCK", "END_MARKER", "MemberChunk", "archive_end", "scan_tar"]
+__all__ = ["BLOCK", "END_MARKER", "MemberChunk", "archive_end", "scan_tar", "unreadable"]
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)
 RECORD_BYTES = 20 * BLOCK  # archives are padded to whole records
 WINDOW = 1 << 18  # 1 MiB windows were 30 % slower: their buffers go back to the kernel each time
 CHUNK_MEMBERS = 1024
+NAMES_CAP = 1 << 22  # bytes of long names that wait for their chunk to fill; a hostile one may be as long as a record
+SIZES_KEPT = 1 << 16  # size fields whose numbers are remembered
 EXTENSION_CAP = 1 << 20  # bytes of a PAX or long-name record; a real one is a few hundred
 SIZE_DIGITS = 19  # of a PAX size; more is no size of a file, and int() has a limit of its own
 ZERO_BLOCK = bytes(BLOCK)
@@ -72,17 +75,23 @@ class _Window:
         if offset + length <= len(self.buffer):
             return self.buffer[offset : offset + length]
         if self.hasher is None:
-            self.base, self.buffer = start, os.pread(self.descriptor, max(WINDOW, length), start)
+            self.base, self.buffer = start, self._pread(max(WINDOW, length), start)
         else:
             self._walk(start, start + length)
         offset = start - self.base
         return self.buffer[offset : offset + length]
 
+    def _pread(self, length: int, start: int) -> bytes:
+        try:
+            return os.pread(self.descriptor, length, start)
+        except OSError as error:
+            raise unreadable(self.path, start, error) from error
+
     def _walk(self, start: int, end: int) -> None:
         """Hash onwards until the window covers ``start`` to ``end`` or the file ends."""
         assert self.hasher is not None  # noqa: S101 - for the type checker; `fetch` is the only caller
         while (at := self.base + len(self.buffer)) < min(end, self.size):
-            fresh = os.pread(self.descriptor, WINDOW, at)
+            fresh = self._pread(WINDOW, at)
             if not fresh:
                 return
             self.hasher.update(fresh)
@@ -175,6 +184,7 @@ class _Scan:
         self.sizes: list[int] = []
         self.extended: list[tuple[int, bytes | None, int]] = []  # (index, name, block start) of members with records
         self.irregular: list[int] = []
+        self.name_bytes = 0
 
     def verified(self, problem: ShardError | None = None) -> U8:
         """The waiting headers as an (n, 512) table; a bad checksum is reported before any later ``problem``."""
@@ -203,6 +213,7 @@ class _Scan:
         chunk = MemberChunk(names, data_start, self.sizes.copy(), block_start, block_end, regular)
         for waiting in (self.headers, self.header_at, self.sizes, self.extended, self.irregular):
             waiting.clear()
+        self.name_bytes = 0
         return chunk
 
     def size_problem(self, position: int, length: int) -> ShardError:
@@ -239,6 +250,7 @@ class _Scan:
         """Note the records that belong to the member now at the end of the lists; returns the size they set, if any."""
         records = self.extensions
         self.extended.append((len(self.headers) - 1, records.name, records.start))
+        self.name_bytes += len(records.name or b"")
         size = records.size if header[156] in REGULAR else None
         records.clear()
         return size
@@ -250,6 +262,15 @@ class _Scan:
             raise ShardError(self.path, position, "the file is cut inside a header; copy it again from its source")
         if self.extensions.start >= 0:
             raise ShardError(self.path, position, "the archive ends after an extension record, without its member")
+
+
+def unreadable(path: str, offset: int, error: OSError) -> ShardError:
+    """The error for a shard that the system does not give out; what the process itself lacks is raised as it is."""
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        raise error
+    return ShardError(
+        path, offset, f"cannot be read ({error.strerror or error}); see to the disk, then run the same command again"
+    )
 
 
 def archive_end(size: int) -> bytes:
@@ -277,7 +298,7 @@ def scan_tar(  # noqa: C901 - one hot loop; calls would cost a third of its spee
     scan = _Scan(path, window)
     headers, header_at, sizes, extensions = scan.headers, scan.header_at, scan.sizes, scan.extensions
     lengths: dict[bytes, int] = {}
-    position = 0
+    position, enough = 0, CHUNK_MEMBERS
     buffer, base = window.buffer, window.base
     while True:
         header = buffer[position - base : position - base + BLOCK]
@@ -289,6 +310,8 @@ def scan_tar(  # noqa: C901 - one hot loop; calls would cost a third of its spee
         kind, size_field = header[156], header[124:136]
         length = lengths.get(size_field)
         if length is None:
+            if len(lengths) >= SIZES_KEPT:
+                lengths.clear()
             length = lengths[size_field] = octal(size_field)
         if kind not in MEMBERS:
             position = scan.extension(position, header, length)
@@ -302,13 +325,15 @@ def scan_tar(  # noqa: C901 - one hot loop; calls would cost a third of its spee
         if extensions.start >= 0:
             own_size = scan.take_extended(header)
             length = length if own_size is None else own_size
+            enough = CHUNK_MEMBERS if scan.name_bytes < NAMES_CAP else 1
         sizes.append(length)
         end = position + BLOCK + ((length + BLOCK - 1) & -BLOCK)
         if length < 0 or end > size:
             scan.verified(scan.size_problem(position, length))
         position = end
-        if len(headers) >= CHUNK_MEMBERS:
+        if len(headers) >= enough:
             yield scan.chunk()
+            enough = CHUNK_MEMBERS
     scan.stop(header, position)
     if headers:
         yield scan.chunk()

@@ -1,6 +1,9 @@
 """Embeddings leave the store as they are, in store order, and come back to the same bits."""
 
+import os
 import runpy
+import shutil
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -129,6 +132,30 @@ def test_atlas_shows_what_the_selection_says_beside_the_embeddings(store, select
     expected = np.concatenate([chunk.embeddings for chunk in store.chunks()]).astype(np.float32)
     assert plain(found.column("embedding")).tobytes() == expected.tobytes()
     assert report.n_rows == found.num_rows == 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("embedding-atlas") is None, reason="no command embedding-atlas: pip install it")
+def test_embedding_atlas_projects_and_shows_what_was_exported(store, selected, tmp_path):
+    export_embeddings(store, tmp_path / "atlas.parquet", "atlas", selection=selected)
+    found = subprocess.run(
+        ["embedding-atlas", "atlas.parquet", "--vector", "embedding", "--export-application", "shown"],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    shown, ours = (
+        pq.read_table(tmp_path / "shown" / "data" / "dataset.parquet"),
+        pq.read_table(tmp_path / "atlas.parquet"),
+    )
+    for name in ours.schema.names:
+        assert shown.column(name).to_pylist() == ours.column(name).to_pylist(), name
+    places = np.stack([shown.column(f"projection_{axis}").to_numpy() for axis in "xy"], axis=1)
+    assert np.isfinite(places).all()
+    assert (np.ptp(places, axis=0) > 0).all()
 
 
 @pytest.mark.parametrize("form", sorted(FOLDERS))

@@ -1,10 +1,17 @@
 """What `status` says of a store in every state."""
 
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sspruning import api
 from sspruning.errors import StoreError
 from sspruning.stages.status import status
+from sspruning.storage.artifacts import SelectionFile
+from sspruning.storage.store import Store
 
 
 def test_a_fresh_store_is_complete_without_prototypes_and_selection(store):
@@ -14,6 +21,7 @@ def test_a_fresh_store_is_complete_without_prototypes_and_selection(store):
     assert found.encoder == "pixels, 192 dimensions"
     assert found.prototypes.startswith("none yet")
     assert found.selection.startswith("none yet")
+    assert (found.histogram, found.bars) == ([], [])
 
 
 def test_a_shard_without_a_part_is_pending(store):
@@ -47,6 +55,46 @@ def test_prototypes_and_selection_are_described_and_called_stale_when_they_are(s
     small.shard(tmp_path / "shards" / "y.tar", small.samples(5, 9))
     api.embed(str(tmp_path / "shards"), store.path)
     assert "stale" in status(store.path).prototypes
+
+
+def test_a_selection_is_shown_as_a_histogram_of_its_scores(store, settings, monkeypatch):
+    path = api.select(store.path, config=settings()).selection.path
+    passes, groups = [], SelectionFile.groups
+    monkeypatch.setattr(SelectionFile, "groups", lambda file, columns: passes.append(columns) or groups(file, columns))
+    monkeypatch.setattr(Store, "open_part", lambda *_: pytest.fail("embeddings were read"))
+    found = status(store.path)
+    assert passes == [["score", "kept"]]
+    score, kept = (pq.read_table(path).column(name).to_numpy() for name in ("score", "kept"))
+    low, high = float(score.min()), float(score.max())
+    assert [entry.embedded for entry in found.histogram] == np.histogram(score, 10, (low, high))[0].tolist()
+    assert [entry.kept for entry in found.histogram] == np.histogram(score[kept], 10, (low, high))[0].tolist()
+    assert (found.histogram[0].low, found.histogram[-1].high) == (low, high)
+    assert len(found.bars) == 10
+    assert all(
+        line.endswith(f"{entry.kept} kept of {entry.embedded}")
+        for line, entry in zip(found.bars, found.histogram, strict=True)
+    )
+
+
+def test_equal_scores_make_a_histogram_too(store, settings):
+    config = settings("score.metric=imported", f"score.table={store.path / 'table.parquet'}")
+    keys = pq.read_table(api.select(store.path, config=settings()).selection.path).column("key")
+    pq.write_table(pa.table({"key": keys, "score": np.full(len(keys), 2.0)}), store.path / "table.parquet")
+    api.select(store.path, config=config)
+    found = status(store.path)
+    assert sum(entry.embedded for entry in found.histogram) == 60
+    assert (found.histogram[0].low, found.histogram[-1].high) == (1.5, 2.5)
+
+
+def test_damage_among_the_scores_is_described_and_leaves_no_histogram(store, settings):
+    path = Path(api.select(store.path, config=settings()).selection.path)
+    place = pq.read_metadata(path).row_group(0).column(5)
+    content = bytearray(path.read_bytes())
+    content[(place.dictionary_page_offset or place.data_page_offset) + place.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+    found = status(store.path)
+    assert "damaged" in found.selection
+    assert found.histogram == []
 
 
 def test_damaged_artefacts_are_described_and_do_not_stop_it(store, settings):

@@ -59,7 +59,7 @@ def test_a_part_is_read_back_bit_by_bit(tmp_path, n, d, skipped):
 KEYS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 
-@given(st.lists(KEYS, min_size=1, max_size=5))
+@given(st.lists(KEYS, min_size=1, max_size=5, unique=True))
 def test_any_key_without_nul_is_kept(tmp_path_factory, keys):
     path = write(tmp_path_factory.getbasetemp(), encode_part(make_part(len(keys), keys=keys)))
     with open_part(path) as part:
