@@ -50,13 +50,15 @@ from sspruning.stages.sidecars import (
 )
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json, sweep
-from sspruning.storage.lock import alone_in
+from sspruning.storage.lock import LOCK, alone_in
 from sspruning.storage.store import Store
 
 __all__ = ["groups_with_rows", "refuse_nested_output", "shards_fingerprint", "write", "write_fingerprint"]
 
 WORKER = "sspruning.stages.write_shard:ShardWriter"
 SHARD_NAME = "shard-{:06d}.tar"
+WORK_FOLDERS = ("work", "shards")  # below META, while shards are written
+LEFT_BY_A_KILL = (*WORK_FOLDERS, LOCK)
 OF_A_SHARD = ("name", "n_samples", "sha256", "size", "samples_digest", "suffixes")
 """What the manifest says of each shard; its commit record says more."""
 
@@ -108,10 +110,13 @@ def write(
     mark = write_fingerprint(selection.selection.fingerprint, config)
     refuse_bad_output(store, output, shards_fingerprint(selection.selection.fingerprint, config), overwrite=overwrite)
     done = up_to_date(output, mark)
-    if done is not None:
+    if done is not None and not any((output / META / name).exists() for name in LEFT_BY_A_KILL):
         return done
     with alone_in(output / META):
-        _write(store, selection, output, config, executor, progress or SilentProgress(), recipe)
+        if done is None:
+            _write(store, selection, output, config, executor, progress or SilentProgress(), recipe)
+        for name in WORK_FOLDERS:
+            shutil.rmtree(output / META / name, ignore_errors=True)
     done = up_to_date(output, mark)
     if done is None:
         raise StoreError(f"{output}: files changed while others were written; run the same command again")
@@ -155,8 +160,6 @@ def _write(
         "files": cast("JSONValue", files),
     }
     write_manifest(output, facts)
-    for folder in ("work", "shards"):
-        shutil.rmtree(output / META / folder, ignore_errors=True)
     for note in notes_on(written, config.index):
         progress.note(note)
 

@@ -1,0 +1,102 @@
+"""What the fault tests share: verbs in forked processes, folders compared byte by byte."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import sspruning
+
+HERE = Path(__file__).parent
+PACKAGE_ROOT = Path(sspruning.__file__).parent.parent
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+VARYING = {"events.jsonl", "report.html"}  # tell times of day; that they are there counts, not what they say
+WORDS_OF_A_CRASH = ("Traceback (most recent", "Exception ignored", "Fatal Python error")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a verb."""
+
+    code: int | None
+    output: str
+    calls: list | None
+    elsewhere: list | None
+
+
+class Nursery:
+    """A process that forks a child for each verb; ``with`` ends it."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "nursery.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(PACKAGE_ROOT), "COLUMNS": "500"},
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *details):
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def run(self, *args, cwd, at=0, fault=None, lasting=False, file_size=None, shimmed=True):
+        """`Done` of one verb in a process of its own, with executor inline, in the folder ``cwd``."""
+        request = {
+            "args": [str(arg) for arg in args],
+            "cwd": str(cwd),
+            "root": str(cwd),
+            "at": at,
+            "fault": fault,
+            "lasting": lasting,
+            "file_size": file_size,
+            "shimmed": shimmed,
+        }
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        done = Done(**json.loads(self._process.stdout.readline()))
+        assert done.code is not None, f"it hangs: {args}\n{done.output}"
+        return done
+
+
+def content(folder):
+    """``{path: sha256, or the kind of what is no file}`` of all that stands below a folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and not path.is_symlink():
+            found[name] = "varies" if path.name in VARYING else hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[name] = f"mode {path.lstat().st_mode:o}"
+    return found
+
+
+def stamps(folder, but=VARYING):
+    """``{path: (size, mtime_ns, sha256)}`` of all files below a folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_size,
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in but
+    }
+
+
+def is_temporary(name):
+    """True for names that only unfinished files have."""
+    return ".tmp." in name
+
+
+def assert_no_crash(output):
+    """Nothing that a person should not see was printed."""
+    for words in WORDS_OF_A_CRASH:
+        assert words not in output, output
