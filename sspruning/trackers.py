@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -184,13 +185,14 @@ class WeightsAndBiases:
         Raises:
             MachineError: wandb is not installed, or cannot begin: no key, no network.
         """
+        wandb: Any = None
+        with suppress(ImportError):
+            wandb = importlib.import_module("wandb")
+        if not hasattr(wandb, "init"):  # a folder of logs called wandb can be imported as well
+            raise MachineError("paths.wandb: the package is not installed; install it with: pip install wandb")
         try:
-            from wandb import Error, init  # by name: a folder of logs called wandb would import as well
-        except ImportError as error:
-            raise MachineError(f"paths.wandb: {error}; install it with: pip install wandb") from error
-        try:
-            self._run: Any = init(project=project)
-        except (Error, OSError) as error:
+            self._run: Any = wandb.init(project=project)
+        except (wandb.Error, OSError) as error:
             raise MachineError(
                 f"paths.wandb: no run of the project {project!r} could begin ({error}); "
                 "log in with `wandb login`, or set WANDB_MODE=offline"
