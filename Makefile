@@ -1,7 +1,7 @@
 # The commands of CONTRIBUTING.md; .ci/run uses the same ones.
 PYTHON ?= python
 
-.PHONY: install trainers browser check test slow hostile fuzz bench demo ci
+.PHONY: install trainers browser check test slow faults hostile fuzz bench demo ci
 
 install:  ## the package in place, with everything that tests and checks need
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -24,6 +24,9 @@ test:  ## every test but the slow ones
 
 slow:  ## the slow tests
 	$(PYTHON) -m pytest -m slow
+
+faults:  ## every verb stopped at every call of the commit protocol; half an hour
+	$(PYTHON) -m pytest tests/faults -m ""
 
 hostile:  ## every hostile input there is a rule for, as a table
 	$(PYTHON) -m pytest tests/hostile -n 0 -m "" --hostile-table

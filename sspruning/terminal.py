@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import shlex
@@ -123,6 +124,11 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             fail(error)
         except KeyboardInterrupt:
             fail(InterruptedRunError(STOPPED))
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read what is printed has had enough
+                raise
+            place = error.filename or "a file"
+            fail(MachineError(f"{place}: {error.strerror or error}; check the disk, then run the same command again"))
         except MemoryError:
             fail(MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size"))
         finally:
