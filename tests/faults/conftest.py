@@ -1,10 +1,21 @@
-"""What fault tests share: the nursery of processes, small corpora, and a table of what became of every case."""
+"""What fault tests share: the nursery of processes, a ground to work on, and a table of what became of every test."""
 
 import pytest
 
 pytest.register_assert_rewrite("faults.harness")
 
-from faults.harness import Nursery  # noqa: E402 - its assertions are to say what they compared
+from faults.harness import Ground, Nursery  # noqa: E402 - its assertions are to say what they compared
+from outcome_table import OutcomeTable  # noqa: E402
+
+TABLE = OutcomeTable("tests/faults/")
+
+
+def pytest_runtest_logreport(report):
+    TABLE.add(report)
+
+
+def pytest_terminal_summary(terminalreporter):
+    TABLE.write(terminalreporter, "what became of every fault")
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +23,9 @@ def nursery():
     """A `Nursery`."""
     with Nursery() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory, nursery):
+    """A `Ground` with small corpora."""
+    return Ground(tmp_path_factory.mktemp("ground"), nursery)

@@ -1,12 +1,15 @@
-"""What the fault tests share: verbs in forked processes, folders compared byte by byte."""
+"""What the fault tests share: verbs in forked processes, a ground to run them on, folders compared byte by byte."""
 
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from faults.stories import STORIES, make_inputs
 
 import sspruning
 
@@ -14,6 +17,8 @@ HERE = Path(__file__).parent
 PACKAGE_ROOT = Path(sspruning.__file__).parent.parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 VARYING = {"events.jsonl", "report.html"}  # tell times of day; that they are there counts, not what they say
+PLACES = {"corpus.json", "sources.json"}
+UNTOLD = {"mark", "mark.half", "config.yaml"}  # of the tests; and the settings last used, workers and all
 WORDS_OF_A_CRASH = ("Traceback (most recent", "Exception ignored", "Fatal Python error")
 
 
@@ -66,6 +71,51 @@ class Nursery:
         return done
 
 
+@dataclass(frozen=True)
+class Clean:
+    """A story as it goes when nothing disturbs it."""
+
+    before: Path
+    """Folder as it is before the verb."""
+    old: dict
+    """Its `content`."""
+    new: dict
+    """`content` after the verb."""
+    calls: list
+    elsewhere: list
+
+
+class Ground:
+    """A folder with small corpora, beside which every trial has the same folder, so that paths in files are equal."""
+
+    def __init__(self, root, nursery):
+        self.root, self.trial, self._nursery = root, root / "trial", nursery
+        self._known = {}
+        make_inputs(root)
+
+    def fresh(self, before=None):
+        """The trial's folder: empty, or a copy of another."""
+        shutil.rmtree(self.trial, ignore_errors=True)
+        if before is None:
+            self.trial.mkdir()
+        else:
+            shutil.copytree(before, self.trial)
+        return self.trial
+
+    def clean(self, name):
+        """`Clean` of a story."""
+        if name not in self._known:
+            story, folder = STORIES[name], self.fresh()
+            for verb in story.before:
+                done = self._nursery.run(*verb, cwd=folder)
+                assert done.code == 0, done.output
+            before = shutil.copytree(folder, self.root / f"before-{len(self._known)}")
+            done = self._nursery.run(*story.verb, cwd=folder)
+            assert done.code == story.code, done.output
+            self._known[name] = Clean(before, content(before), content(folder), done.calls, done.elsewhere)
+        return self._known[name]
+
+
 def content(folder):
     """``{path: sha256, or the kind of what is no file}`` of all that stands below a folder."""
     found = {}
@@ -76,6 +126,15 @@ def content(folder):
         else:
             found[name] = f"mode {path.lstat().st_mode:o}"
     return found
+
+
+def results(folder):
+    """`content` of files, without those that say where something lies: equal wherever the same was done."""
+    return {
+        name: kind
+        for name, kind in content(folder).items()
+        if not kind.startswith("mode") and name.rpartition("/")[2] not in PLACES | UNTOLD
+    }
 
 
 def stamps(folder, but=VARYING):

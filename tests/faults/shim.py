@@ -13,6 +13,7 @@ from pathlib import Path
 CALLS = ("open", "write", "fsync", "close", "replace", "rename", "link", "unlink", "mkdir", "rmdir")
 ON_DESCRIPTORS = ("write", "fsync", "close")
 KILL, TORN = "kill", "torn"
+FREEING = ("close", "unlink", "rmdir")  # a full disk does not mind these
 
 
 class Shim:
@@ -22,7 +23,7 @@ class Shim:
         root: folder whose files count.
         at: number of the call; 0 for none.
         fault: ``kill``; ``torn``, a kill after half of the bytes are written; or the name of an errno.
-        lasting: from that call on, every call that needs the disk fails in the same way.
+        lasting: from that call on, every call that needs the disk fails in the same way; with EINTR every second one.
     """
 
     def __init__(self, root, at=0, fault=None, lasting=False):
@@ -33,6 +34,7 @@ class Shim:
         self.elsewhere = set()
         """Files that were opened for writing past these calls."""
         self.open_files = {}
+        self._spared = True
         self._real = {name: getattr(os, name) for name in CALLS}
 
     def install(self):
@@ -48,11 +50,15 @@ class Shim:
                 return self._real[name](*args, **kwargs)
             target = _path(args[1]) if name in {"replace", "rename", "link"} else None
             self.calls.append((name, place, target))
-            if len(self.calls) == self.at or (self.lasting and 0 < self.at <= len(self.calls)):
+            if len(self.calls) == self.at or (self.lasting and 0 < self.at < len(self.calls)):
                 self._strike(name, args)
-            done = (
-                self._real[name](*args, **kwargs) if name != "fsync" else None
-            )  # a kill cannot show it; it takes time
+            if name == "fsync":  # takes time, and a kill cannot show whether it was done
+                return None
+            try:
+                done = self._real[name](*args, **kwargs)
+            except OSError:
+                self.calls[-1] = (f"{name} refused", place, target)
+                raise
             if name == "open":
                 self.open_files[done] = place
             elif name == "close":
@@ -66,13 +72,20 @@ class Shim:
             self._real["write"](args[0], memoryview(args[1])[: len(args[1]) // 2])
         if self.fault in (KILL, TORN):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.lasting and name in {"close", "unlink", "rmdir"}:  # a full disk does not mind these
+        if self.lasting and (name in FREEING or self._interrupted_before(name)):
             return
         if name == "close":
             self._real["close"](args[0])
             del self.open_files[args[0]]
         number = getattr(errno, self.fault)
         raise OSError(number, os.strerror(number))
+
+    def _interrupted_before(self, name):
+        """True for calls that a lasting EINTR spares: every second one, and those that the protocol does not repeat."""
+        if self.fault != "EINTR":
+            return False
+        self._spared = not self._spared
+        return self._spared or name in {"mkdir", "rename"}
 
     def _place(self, name, args, kwargs):
         """The path that a call concerns, if it counts: below the root, and not only to be read."""

@@ -52,7 +52,10 @@ STORIES = {
     "export npy": Story(("export", "store", "--to", "npy", "-o", "arrays"), (EMBED, SELECT)),
     "export clip-retrieval": Story(("export", "store", "--to", "clip-retrieval", "-o", "clip"), (EMBED, SELECT)),
     "export folder": Story(("export", "pruned", "--to", "folder", "-o", "folder"), (EMBED, SELECT, WRITE)),
-    "import-embeddings": Story(("import-embeddings", "../clip", "../shards", "--store", "other", *INLINE), ()),
+    "import-embeddings": Story(
+        ("import-embeddings", "arrays/embeddings.npy", "../shards", "--keys", "arrays/keys.txt", "--store", "other"),
+        (EMBED, ("export", "store", "--to", "npy", "-o", "arrays")),
+    ),
 }
 
 

@@ -1,0 +1,46 @@
+"""What a kill cannot show: files reach the disk before they get their names, and folders after."""
+
+import pytest
+from faults.stories import STORIES
+
+QUICK = ["embed a corpus that changed", "write for all trainers"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in STORIES if name not in QUICK]
+PAST_THE_PROTOCOL = {
+    "events.jsonl",  # a log, of which a line may be lost
+    "plan.*.npy",  # scratch of one process, gone at its end
+    ".file.tmp.*",  # export folder: many small copies, made again if their size is wrong
+}
+
+
+def name_of(path):
+    """Base name of a file, with the varying part of temporary ones left out."""
+    base = path.rpartition("/")[2]
+    return next((form for form in PAST_THE_PROTOCOL if base.startswith(form.split("*")[0])), base)
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_files_are_synced_before_they_get_their_names_and_folders_after(name, ground):
+    calls = [tuple(call) for call in ground.clean(name).calls]
+    named = [at for at, (call, _, _) in enumerate(calls) if call in {"replace", "link"}]
+    assert named
+    for at in named:
+        _, source, target = calls[at]
+        earlier, later = calls[:at], calls[at + 1 :]
+        if not any(call == "replace" and to == source for call, _, to in earlier):  # else synced under that name
+            written = [name for name, path, _ in earlier if path == source]
+            assert written[0] == "open", source
+            assert written[-2:] == ["fsync", "close"], f"{source}: {written}"
+        if not any(call == "replace" and path == target for call, path, _ in later):
+            folder = target.rpartition("/")[0]
+            until = next((i for i, (call, _, _) in enumerate(later) if call in {"replace", "link"}), len(later))
+            assert ("fsync", folder, None) in later[:until], f"{target}: the folder is not synced before the next file"
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_no_file_comes_about_in_another_way(name, ground):
+    clean = ground.clean(name)
+    assert {name_of(path) for path in clean.elsewhere if not path.endswith("/store")} <= PAST_THE_PROTOCOL
+    named = {target for call, _, target in clean.calls if call in {"replace", "link"}}
+    new = {path for path, kind in clean.new.items() if not kind.startswith("mode") and clean.old.get(path) != kind}
+    moved = {path for path in new if not any(target.endswith(f"/{path}") for target in named)}
+    assert {name_of(path) for path in moved} <= {"events.jsonl"} or name.startswith("export")
