@@ -288,4 +288,5 @@ def demo_command(
 
 def main() -> None:
     """Entry point of the command ``sspruning``."""
+    say.settings.last = True
     app()

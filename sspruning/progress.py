@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
+from sspruning.errors import MachineError
+
 __all__ = ["ConsoleProgress", "Progress", "SilentProgress", "Ticker", "duration", "escaped", "peak_bytes"]
 
 LINE_EVERY_S = 60.0
@@ -98,13 +100,24 @@ class SilentProgress:
         self.event("note", text=text)
 
     def event(self, kind: str, **facts: object) -> None:
-        """Append one JSON line."""
-        if self._events is not None:
+        """Append one JSON line.
+
+        Raises:
+            MachineError: the disk does not take it.
+        """
+        if self._events is None:
+            return
+        text = json.dumps({"time": round(time.time(), 3), "event": kind, **facts}, default=str)
+        plain = json.loads(text, parse_constant=lambda _: None)  # NaN and infinity are no JSON
+        try:
             self._events.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"time": round(time.time(), 3), "event": kind, **facts}, default=str)
-            plain = json.loads(text, parse_constant=lambda _: None)  # NaN and infinity are no JSON
             with self._events.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(plain) + "\n")
+        except OSError as error:
+            raise MachineError(
+                f"{self._events}: the log cannot be written ({error.strerror or error}); free some space or move it "
+                "away, then run the same command again, it goes on from here"
+            ) from error
 
 
 class _LineCount(_Count):

@@ -6,7 +6,6 @@ import errno
 import inspect
 import os
 import shlex
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -17,6 +16,7 @@ import typer
 
 from sspruning.errors import InterruptedRunError, MachineError, QuarantineError, SSPruningError
 from sspruning.progress import escaped
+from sspruning.stopping import STOPPED, stoppable
 from sspruning.terminal_json import as_line
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class _Settings:
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
+    last: bool = False
+    """The process ends after the verb."""
 
 
 settings = _Settings()
@@ -93,22 +95,6 @@ def console(events: Path | None = None) -> ConsoleProgress:
 
 
 SHOWN_SUFFIXES = 50
-STOP_WITHIN_S = 20  # after a signal; stopping workers takes a second, and a stop that hangs is cut off
-STOPPED = "stopped; run the same command again, it goes on from here"
-
-
-def stopped(_number: int, _frame: object) -> None:
-    """Signal handler: stop as an interrupt from the keyboard does, within a bounded time."""
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, cut_off)
-        signal.setitimer(signal.ITIMER_REAL, STOP_WITHIN_S)
-    raise KeyboardInterrupt
-
-
-def cut_off(_number: int, _frame: object) -> None:
-    """Signal handler: leave at once; workers die with this process, and the next run sweeps what they left."""
-    os.write(2, f"sspruning: {STOPPED}\n".encode())
-    os._exit(InterruptedRunError.exit_code)
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -116,24 +102,20 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def guarded(*args: Any, as_json: bool = False, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, stopped)
         settings.as_json = as_json
-        try:
-            function(*args, **kwargs)
-        except SSPruningError as error:
-            fail(error)
-        except KeyboardInterrupt:
-            fail(InterruptedRunError(STOPPED))
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read what is printed has had enough
-                raise
-            place = error.filename or "a file"
-            fail(MachineError(f"{place}: {error.strerror or error}; check the disk, then run the same command again"))
-        except MemoryError:
-            fail(MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size"))
-        finally:
-            if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, 0)
+        with stoppable(last=settings.last):
+            try:
+                function(*args, **kwargs)
+            except SSPruningError as error:
+                fail(error)
+            except KeyboardInterrupt:
+                fail(InterruptedRunError(STOPPED))
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # whoever read what is printed has had enough
+                    raise
+                fail(_of_the_machine(error))
+            except MemoryError:
+                fail(MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size"))
 
     own = inspect.signature(function, eval_str=True)  # typer takes a signature that it is given as it is
     flag = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
@@ -141,6 +123,17 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     signed.__signature__ = own.replace(parameters=[*own.parameters.values(), flag])
     signed.__annotations__ = {**function.__annotations__, "as_json": Json}
     return guarded
+
+
+def _of_the_machine(error: OSError) -> MachineError:
+    """What the system refused, as an error that says where and what to do."""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    failure = MachineError(
+        f"{where}{error.strerror or error}; check disk and permissions, then run the same command again, it goes on "
+        "from here"
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def fail(error: SSPruningError) -> None:

@@ -357,7 +357,7 @@ def test_the_module_runs_as_a_command(work):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer by signal")
 def test_a_stop_that_hangs_is_cut_off():
     code = (
-        "import time\nfrom sspruning import terminal\nterminal.STOP_WITHIN_S = 0.5\n"
+        "import time\nfrom sspruning import stopping, terminal\nstopping.STOP_WITHIN_S = 0.5\n"
         "@terminal.verb\ndef hang():\n"
         "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n    finally:\n        time.sleep(60)\n"
         "hang()"

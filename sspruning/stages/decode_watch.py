@@ -47,7 +47,8 @@ class DecodeWatch:
         self._timeout_s = timeout_s
         size = ENTRY.size + SKIPS * SKIPPED.size
         with self._path.open("a+b") as stream:
-            stream.truncate(size)
+            stream.write(bytes(max(0, size - stream.tell())))  # a full disk says so here; to a mapped file, by SIGBUS
+            stream.flush()
             self._map = mmap.mmap(stream.fileno(), size)
         began, row, deaths = ENTRY.unpack_from(self._map)
         self.skips = {r - 1: TIMEOUT if late else DIED for r, late in SKIPPED.iter_unpack(self._map[ENTRY.size :]) if r}

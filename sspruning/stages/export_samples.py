@@ -12,7 +12,7 @@ from sspruning.errors import StoreError, UsageError
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import JSONValue
 from sspruning.registry import Registry
-from sspruning.storage.atomic import read_json, write_json
+from sspruning.storage.atomic import read_json, sweep, write_json
 from sspruning.storage.pruned import META, PrunedFolder
 
 __all__ = [
@@ -162,6 +162,7 @@ def claim_folder(output: Path, pruned: PrunedFolder, **facts: JSONValue) -> tupl
         raise UsageError(f"{output}: a file stands there; name a folder")
     if output.resolve().is_relative_to(pruned.path.resolve()):
         raise UsageError(f"{output}: lies in the folder of the pruned shards, {pruned.path}; name another one")
+    sweep(output)
     if not output.exists() or not any(output.iterdir()):
         return record, False
     found = export_record(output)

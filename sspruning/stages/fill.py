@@ -33,6 +33,8 @@ __all__ = [
     "usable_folder",
 ]
 
+SHOWN = 5  # shards that a note names
+
 
 def limits_of(config: CorpusConfig) -> Limits:
     """What a sample may be, by the section `corpus`."""
@@ -83,6 +85,8 @@ def fill(
     """
     for folder in ("parts", "quarantine", "."):
         sweep(store.path / folder)
+    if 0 < len(pending) < len(corpus.shards):
+        progress.note(_redone(store, corpus, pending))
     _record_corpus(store, corpus)
     _touch(store, corpus)
     left = None if n_total is None else n_total - sum(record.n_samples for record in store.records(refresh=True))
@@ -91,7 +95,15 @@ def fill(
         for outcome in executor.run(work, _tasks(pending)):
             ticker.tick(_settle(store, outcome, shards))
     sweep(store.path / "parts")  # again: a worker of a killed run may have taken a moment to die
+    store.drop_stale_parts()
     _record_manifest(store)
+
+
+def _redone(store: Store, corpus: Corpus, pending: list[ShardRef]) -> str:
+    """Which shards need work, and why, in words."""
+    shown = ", ".join(f"{shard.shard_id} ({store.why_pending(shard)})" for shard in pending[:SHOWN])
+    more = f" and {len(pending) - SHOWN:,} more" if len(pending) > SHOWN else ""
+    return f"{len(pending):,} of {len(corpus.shards):,} shards need work: {shown}{more}"
 
 
 def explained(outcome: Outcome, what: str) -> SSPruningError:

@@ -136,7 +136,8 @@ def _refuse_strangers(
     Raises:
         DataError: shows a key of each side.
     """
-    if (store_path / "store.json").exists() and any(record.n_rows for record in Store(store_path).records()):
+    known = all((store_path / name).exists() for name in ("store.json", "corpus.json"))
+    if known and any(record.n_rows for record in Store(store_path).records()):
         return
     lookup, example = Lookup(index), ""
     for shard in pending:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sspruning.errors import UsageError
 from sspruning.progress import Progress, SilentProgress
-from sspruning.storage.atomic import write_stream
+from sspruning.storage.atomic import sweep, write_bytes, write_stream
 from sspruning.storage.tar_scan import BLOCK, archive_end
 
 __all__ = ["IMAGE_SUFFIXES", "SIDECAR_SUFFIXES", "PackReport", "pack", "packed_images"]
@@ -18,6 +18,7 @@ __all__ = ["IMAGE_SUFFIXES", "SIDECAR_SUFFIXES", "PackReport", "pack", "packed_i
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 SIDECAR_SUFFIXES = ("txt", "json", "cls")
 READ_BYTES = 4 << 20
+UNFINISHED = ".sspruning-unfinished"  # stands beside the shards until all are there
 
 
 @dataclass(slots=True)
@@ -155,6 +156,8 @@ def pack(
 ) -> PackReport:
     """`PackReport` of shards that now stand in ``output`` as shard-000000.tar, shard-000001.tar, ...
 
+    What a killed run has left there is made again.
+
     Args:
         source: folder, read with its subfolders, or a text file with one image path a line.
         output: folder for the shards.
@@ -173,11 +176,14 @@ def pack(
     if source.is_dir() and output.resolve() == source.resolve():
         raise UsageError(f"{output}: the output folder is the input folder; name another folder")
     old = sorted(output.glob("shard-*.tar")) if output.exists() else []
-    if old and not overwrite:
+    begun = output / UNFINISHED
+    if old and not overwrite and not begun.exists():
         raise UsageError(f"{output}: {len(old)} shards stand there already; name another folder, or give --overwrite")
     samples = _samples(base, paths, report)
     if not samples:
         raise UsageError(f"{source}: no images found ({', '.join(IMAGE_SUFFIXES)}); {report.left_out} other files")
+    sweep(output)
+    write_bytes(begun, b"")
     for path in old:
         path.unlink()
     count = -(-len(samples) // samples_per_shard)
@@ -190,4 +196,5 @@ def pack(
             report.n_samples += len(own)
             report.n_files += sum(len(sample.files) for sample in own)
             ticker.tick(len(own))
+    begun.unlink()
     return report

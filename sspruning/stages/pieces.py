@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from sspruning.errors import UsageError
 from sspruning.storage.artifacts import ParquetPieces
+from sspruning.storage.atomic import sweep
 
 __all__ = ["npy_header", "parquet_pieces", "refuse_existing", "text_lines"]
 
@@ -62,7 +63,7 @@ def text_lines(keys: Sequence[str], *columns: Sequence[str]) -> bytes:
 
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:
-    """Raise unless a file may be written to ``output``.
+    """Raise unless a file may be written to ``output``; what a killed export left of it is removed.
 
     Raises:
         UsageError: a folder stands there, or a file without ``overwrite``.
@@ -71,3 +72,4 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{output}: a folder stands there; name a file")
     if output.exists() and not overwrite:
         raise UsageError(f"{output}: stands there already; name another file, or give --overwrite")
+    sweep(output.parent)

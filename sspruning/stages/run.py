@@ -53,19 +53,16 @@ def executor_for(config: Config, *folders: Path) -> Generator[Executor]:
 
     Args:
         config: section `execution`.
-        folders: where workers write; after a failure they are swept of what the stopped workers left unfinished.
+        folders: where workers write; at the end they are swept of what dead and stopped workers left unfinished.
     """
     workers = config.execution.workers or default_workers(config.encoder.device)
     executor = make_executor(config.execution.executor, workers, config.execution.timeout_s)
     try:
         yield executor
-    except BaseException:
-        executor.close()
-        for folder in folders:
-            sweep(folder)
-        raise
     finally:
         executor.close()
+        for folder in folders:
+            sweep(folder, ours=True)
 
 
 def check_names(config: Config) -> None:
@@ -128,6 +125,8 @@ def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *
     found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
     if found is None:
+        if workspace.prototypes.exists():
+            progress.note("prototypes are made again: those that are there were made from other parts or settings")
         found = cluster(store, config.cluster, progress, prototypes_mark(store, config.cluster))
         save_prototypes(workspace.prototypes, found)
     return found

@@ -58,7 +58,6 @@ __all__ = ["groups_with_rows", "refuse_nested_output", "shards_fingerprint", "wr
 WORKER = "sspruning.stages.write_shard:ShardWriter"
 SHARD_NAME = "shard-{:06d}.tar"
 WORK_FOLDERS = ("work", "shards")  # below META, while shards are written
-LEFT_BY_A_KILL = (*WORK_FOLDERS, LOCK)
 OF_A_SHARD = ("name", "n_samples", "sha256", "size", "samples_digest", "suffixes")
 """What the manifest says of each shard; its commit record says more."""
 
@@ -110,13 +109,14 @@ def write(
     mark = write_fingerprint(selection.selection.fingerprint, config)
     refuse_bad_output(store, output, shards_fingerprint(selection.selection.fingerprint, config), overwrite=overwrite)
     done = up_to_date(output, mark)
-    if done is not None and not any((output / META / name).exists() for name in LEFT_BY_A_KILL):
+    if done is not None and not _untidy(output):
         return done
     with alone_in(output / META):
         if done is None:
             _write(store, selection, output, config, executor, progress or SilentProgress(), recipe)
         for name in WORK_FOLDERS:
             shutil.rmtree(output / META / name, ignore_errors=True)
+        sweep(output / META)
     done = up_to_date(output, mark)
     if done is None:
         raise StoreError(f"{output}: files changed while others were written; run the same command again")
@@ -162,6 +162,11 @@ def _write(
     write_manifest(output, facts)
     for note in notes_on(written, config.index):
         progress.note(note)
+
+
+def _untidy(output: Path) -> bool:
+    """True if a run that was killed when all else was done has left something beside the manifest."""
+    return any(path.name in {*WORK_FOLDERS, LOCK} or ".tmp." in path.name for path in (output / META).iterdir())
 
 
 def _rule(store: Store, config: WriteConfig) -> Rewriting:

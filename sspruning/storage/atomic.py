@@ -191,15 +191,21 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sweep(folder: Path) -> int:
-    """Number of temporary files removed from ``folder``: those of dead processes of this host."""
+def sweep(folder: Path, *, ours: bool = False) -> int:
+    """Number of temporary files removed from ``folder``: those of dead processes of this host.
+
+    Args:
+        folder: where they lie; nothing is done in folders below it.
+        ours: those of this process too, which writes nothing at the moment, and whose workers have ended.
+    """
     removed = 0
     host = socket.gethostname().replace(".", "-")
     for path in folder.glob(".*.tmp.*"):
         fields = path.name.rsplit(".tmp.", 1)[1].split(".")
         if len(fields) == 3 and fields[0] == host and fields[1].isdecimal():
+            pid = int(fields[1])
             with contextlib.suppress(OSError):
-                if not _alive(int(fields[1]), path.stat().st_mtime):
+                if (ours and pid == os.getpid()) or not _alive(pid, path.stat().st_mtime):
                     path.unlink()
                     removed += 1
     return removed

@@ -176,6 +176,13 @@ class Store:
             return record
         return record if file_sha256(Path(shard.path)) == record.shard_sha256 else None
 
+    def why_pending(self, shard: ShardRef) -> str:
+        """Why a shard that has no up-to-date part has none, in words."""
+        if not self._record_path(shard.shard_id).exists():
+            aside = (self.path / "quarantine" / f"{shard.shard_id}.json").exists()
+            return "put aside before" if aside else "new"
+        return "its part is missing or damaged" if self._read_record(shard.shard_id) is None else "its content changed"
+
     def commit(self, shard: ShardRef, shard_sha256: str, part: PartData, ignored: dict[str, int]) -> CommitRecord:
         """Write a part, then the record that makes it count."""
         image = encode_part(part)
@@ -202,6 +209,15 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             (self.path / "quarantine" / f"{shard.shard_id}.json").unlink()
         return record
+
+    def drop_stale_parts(self) -> None:
+        """Remove parts of the current corpus that no record names: a commit that was killed may have left one."""
+        named = {record.part_name for record in self.records(refresh=True)}
+        current = self.shards()
+        for path in (self.path / "parts").glob("*.h5"):
+            shard_id = path.name.removesuffix(".h5").rpartition(".")[0]
+            if shard_id in current and path.name not in named:
+                path.unlink(missing_ok=True)
 
     def quarantine(self, shard: ShardRef, problem: str) -> None:
         """Record that a shard cannot be embedded, and why."""

@@ -42,13 +42,13 @@ LOADED = (faiss, pyarrow.parquet, sspruning.exchange, PixelEncoder, ConsoleProgr
 
 
 def work(request, told):
-    """Run the verb of a request; its report goes to the file ``told``. Never returns."""
+    """Run the verb of a request; its report goes to the file ``told``."""
     code, shim = 70, Shim(request["root"], request["at"], request["fault"], request["lasting"])
     worker.PAUSES_S = (0, 0)
     try:
         os.chdir(request["cwd"])
         if request["file_size"] is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
         if request["shimmed"]:
             shim.install()
         COMMAND(request["args"], prog_name="sspruning")
@@ -59,11 +59,10 @@ def work(request, told):
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    report = {"calls": shim.calls, "elsewhere": sorted(shim.elsewhere)}
-    descriptor = os.dup(told)
-    shim.root = "/nowhere"
-    with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a number, not a path
-        json.dump(report, stream)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    report = json.dumps({"calls": shim.calls, "elsewhere": sorted(shim.elsewhere)}).encode()
+    while report:
+        report = report[os.write(told, report) :]
     os._exit(code)
 
 
@@ -76,8 +75,10 @@ def child(request, out, told):
         os.dup2(out, descriptor)
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    work(request, told)
-    return 0
+    try:
+        work(request, told)
+    finally:
+        os._exit(71)  # never back into the loop of the nursery
 
 
 def serve(request):

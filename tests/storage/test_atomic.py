@@ -264,6 +264,16 @@ def test_sweep_knows_files_that_are_older_than_the_process_that_has_their_number
     assert names(tmp_path) == [new.name]
 
 
+def test_sweep_takes_the_files_of_its_own_process_only_when_told_to(tmp_path):
+    own = tmp_path / f".a.tmp.{HOST}.{os.getpid()}.0123abcd"
+    other = tmp_path / f".a.tmp.{HOST}.1.0123abcd"
+    for path in (own, other):
+        path.touch()
+    assert sweep(tmp_path) == 0
+    assert sweep(tmp_path, ours=True) == 1
+    assert names(tmp_path) == [other.name]
+
+
 def test_sweep_of_a_folder_that_is_not_there_removes_nothing(tmp_path):
     assert sweep(tmp_path / "none") == 0
 

@@ -1,0 +1,48 @@
+"""Let calls of the commit protocol fail, or be the last, now and then; for ``soak.py``, which puts this on the path.
+
+Python imports this module by its name when it starts, so the command line and its workers are both concerned. SOAK_ROOT
+names the folder whose files count, SOAK_RATE the share of calls that fail, SOAK_SEED what the dice begin with.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+from collections.abc import Callable
+from typing import Any
+
+KILL = -1
+FAULTS = (errno.EIO, errno.EIO, errno.ENOSPC, errno.EINTR, errno.EROFS, KILL)
+CALLS = ("open", "write", "fsync", "replace", "link")
+
+
+def _faulty(name: str, root: str, rate: float, dice: random.Random) -> Callable[..., Any]:
+    real, ours = getattr(os, name), _descriptors
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if name in {"write", "fsync"}:
+            path = ours.get(args[0], "")
+        else:
+            path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100 - a link is where it stands
+        writes = name != "open" or bool(args[1] & (os.O_WRONLY | os.O_RDWR))
+        if writes and path.startswith(root) and dice.random() < rate:
+            fault = dice.choice(FAULTS)
+            if fault == KILL:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(fault, os.strerror(fault))
+        done = real(*args, **kwargs)
+        if name == "open" and writes:
+            ours[done] = path
+        return done
+
+    return call
+
+
+_descriptors: dict[int, str] = {}
+
+if os.environ.get("SOAK_ROOT"):
+    _dice = random.Random(f"{os.environ['SOAK_SEED']} {os.getpid()}")  # noqa: S311 - faults, no secrets
+    for _name in CALLS:
+        setattr(os, _name, _faulty(_name, os.environ["SOAK_ROOT"], float(os.environ["SOAK_RATE"]), _dice))
