@@ -22,10 +22,7 @@ def _faulty(name: str, root: str, rate: float, dice: random.Random) -> Callable[
     real, ours = getattr(os, name), _descriptors
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if name in {"write", "fsync"}:
-            path = ours.get(args[0], "")
-        else:
-            path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100 - a link is where it stands
+        path = ours.get(args[0], "") if name in {"write", "fsync"} else _absolute(args[0])
         writes = name != "open" or bool(args[1] & (os.O_WRONLY | os.O_RDWR))
         if writes and path.startswith(root) and dice.random() < rate:
             fault = dice.choice(FAULTS)
@@ -38,6 +35,10 @@ def _faulty(name: str, root: str, rate: float, dice: random.Random) -> Callable[
         return done
 
     return call
+
+
+def _absolute(path: Any) -> str:
+    return os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - a link is where it stands
 
 
 _descriptors: dict[int, str] = {}
