@@ -54,6 +54,14 @@ def late():
     atexit.register(time.sleep, 60)
     busy()
 
+def early():
+    import sspruning.cli
+    from sspruning.__main__ import main
+    sspruning.cli.main = busy
+    main()
+
+if sys.argv[1] == "early":
+    early()
 terminal.settings.last = True
 try:
     terminal.verb(globals()[sys.argv[1]])()
@@ -71,6 +79,7 @@ except terminal.typer.Exit as end:
         ("swallowing", signal.SIGTERM),
         ("hanging", signal.SIGTERM),
         ("late", signal.SIGINT),
+        ("early", signal.SIGINT),
     ],
 )
 def test_a_signal_ends_a_verb_with_the_code_that_says_run_again(name, number):
