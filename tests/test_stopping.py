@@ -40,6 +40,13 @@ def swallowing():
         except KeyboardInterrupt:
             pass
 
+def twisting():  # as the import of a module in C may do
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise AttributeError("partially initialized module") from None
+
 def hanging():
     stopping.STOP_WITHIN_S = 0.5
     try:
@@ -79,6 +86,7 @@ except terminal.typer.Exit as end:
         ("swallowing", signal.SIGTERM),
         ("hanging", signal.SIGTERM),
         ("late", signal.SIGINT),
+        ("twisting", signal.SIGTERM),
         ("early", signal.SIGINT),
     ],
 )
