@@ -1,7 +1,8 @@
 """Let calls of the commit protocol fail, or be the last, now and then; for ``soak.py``, which puts this on the path.
 
 Python imports this module by its name when it starts, so the command line and its workers are both concerned. SOAK_ROOT
-names the folder whose files count, SOAK_RATE the share of calls that fail, SOAK_SEED what the dice begin with.
+names the folder whose files count, SOAK_RATE the share of calls that fail, SOAK_SEED what the dice begin with, and
+SOAK_LOG a file outside that folder that gets a line for each call that failed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 KILL = -1
@@ -26,6 +28,7 @@ def _faulty(name: str, root: str, rate: float, dice: random.Random) -> Callable[
         writes = name != "open" or bool(args[1] & (os.O_WRONLY | os.O_RDWR))
         if writes and path.startswith(root) and dice.random() < rate:
             fault = dice.choice(FAULTS)
+            _note(fault)
             if fault == KILL:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(fault, os.strerror(fault))
@@ -35,6 +38,11 @@ def _faulty(name: str, root: str, rate: float, dice: random.Random) -> Callable[
         return done
 
     return call
+
+
+def _note(fault: int) -> None:
+    with Path(os.environ["SOAK_LOG"]).open("a") as log:  # not one of the calls that may fail
+        log.write(f"{'kill' if fault == KILL else errno.errorcode[fault]}\n")
 
 
 def _absolute(path: Any) -> str:
