@@ -40,6 +40,14 @@ def _faulty(name: str, root: str, rate: float, dice: random.Random) -> Callable[
     return call
 
 
+def _forgetting(real: Callable[[int], None]) -> Callable[[int], None]:
+    def close(descriptor: int) -> None:
+        _descriptors.pop(descriptor, None)  # its number may be a pipe's next
+        real(descriptor)
+
+    return close
+
+
 def _note(fault: int) -> None:
     with Path(os.environ["SOAK_LOG"]).open("a") as log:  # not one of the calls that may fail
         log.write(f"{'kill' if fault == KILL else errno.errorcode[fault]}\n")
@@ -53,5 +61,6 @@ _descriptors: dict[int, str] = {}
 
 if os.environ.get("SOAK_ROOT"):
     _dice = random.Random(f"{os.environ['SOAK_SEED']} {os.getpid()}")  # noqa: S311 - faults, no secrets
+    os.close = _forgetting(os.close)
     for _name in CALLS:
         setattr(os, _name, _faulty(_name, os.environ["SOAK_ROOT"], float(os.environ["SOAK_RATE"]), _dice))
