@@ -287,6 +287,6 @@ def demo_command(
 
 
 def main() -> None:
-    """Entry point of the command ``sspruning``."""
+    """The whole command line; the process ends after it."""
     say.settings.last = True
     app()

@@ -16,7 +16,7 @@ import typer
 
 from sspruning.errors import InterruptedRunError, MachineError, QuarantineError, SSPruningError
 from sspruning.progress import escaped
-from sspruning.stopping import STOPPED, stoppable
+from sspruning.stopping import STOPPED, asked_to_stop, stoppable
 from sspruning.terminal_json import as_line
 
 if TYPE_CHECKING:
@@ -106,16 +106,13 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         with stoppable(last=settings.last):
             try:
                 function(*args, **kwargs)
-            except SSPruningError as error:
-                fail(error)
-            except KeyboardInterrupt:
-                fail(InterruptedRunError(STOPPED))
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # whoever read what is printed has had enough
+            except typer.Exit:
+                raise
+            except (Exception, KeyboardInterrupt) as error:
+                told = _in_words(error)
+                if told is None:
                     raise
-                fail(_of_the_machine(error))
-            except MemoryError:
-                fail(MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size"))
+                fail(told)
 
     own = inspect.signature(function, eval_str=True)  # typer takes a signature that it is given as it is
     flag = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
@@ -125,15 +122,25 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def _of_the_machine(error: OSError) -> MachineError:
-    """What the system refused, as an error that says where and what to do."""
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    failure = MachineError(
-        f"{where}{error.strerror or error}; check disk and permissions, then run the same command again, it goes on "
-        "from here"
-    )
-    failure.__cause__ = error
-    return failure
+def _in_words(error: BaseException) -> SSPruningError | None:
+    """The error to tell a person of; None for one that nobody foresaw, and for a pipe that was closed."""
+    if isinstance(error, KeyboardInterrupt) or asked_to_stop():  # some libraries make another error of the stop
+        told: SSPruningError = InterruptedRunError(STOPPED)
+    elif isinstance(error, SSPruningError):
+        return error
+    elif isinstance(error, MemoryError):
+        told = MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size")
+    elif isinstance(error, OSError) and error.errno != errno.EPIPE:  # whoever read what is printed has had enough
+        place = error.filename
+        where = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes | os.PathLike) else ""
+        told = MachineError(
+            f"{where}{error.strerror or error}; check disk and permissions, then run the same command again, it goes "
+            "on from here"
+        )
+    else:
+        return None
+    told.__cause__ = error
+    return told
 
 
 def fail(error: SSPruningError) -> None:

@@ -352,21 +352,3 @@ def test_every_verb_that_reports_does_so_in_json(work, corpus, call):
 def test_the_module_runs_as_a_command(work):
     found = SMALL.cli("--version", cwd=work)
     assert (found.returncode, found.stderr) == (0, "")
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer by signal")
-def test_a_stop_that_hangs_is_cut_off():
-    code = (
-        "import time\nfrom sspruning import stopping, terminal\nstopping.STOP_WITHIN_S = 0.5\n"
-        "@terminal.verb\ndef hang():\n"
-        "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n    finally:\n        time.sleep(60)\n"
-        "hang()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=SMALL.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 4
-    assert "run the same command again" in said

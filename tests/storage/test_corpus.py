@@ -103,12 +103,6 @@ def test_what_cannot_be_a_shard_is_refused_by_name(folder, text, message):
         open_corpus([text])
 
 
-def test_nothing_is_run_for_a_pipe(folder):
-    with pytest.raises(UsageError):
-        open_corpus(["pipe:touch marker.tar"])
-    assert not (folder / "marker.tar").exists()
-
-
 def test_no_inputs_at_all_is_an_error():
     with pytest.raises(UsageError, match="no input shards given"):
         expand_inputs([])
