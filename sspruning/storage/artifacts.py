@@ -43,6 +43,7 @@ PROTOTYPES_FORMAT = "sspruning-prototypes"
 SELECTION_FORMAT = "sspruning-selection"
 PROTOTYPES_VERSION = 1
 SELECTION_VERSION = 2
+UNRANKED_VERSION = 3
 
 _UNREADABLE_COLUMN = (OSError, EOFError, MemoryError, SyntaxError, TokenError, TypeError, ValueError)
 """What numpy raises for damaged ``.npy`` files: their header is Python text."""
@@ -72,6 +73,14 @@ SELECTION_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+"""Of version 2."""
+
+UNRANKED_SCHEMA = SELECTION_SCHEMA.set(
+    SELECTION_SCHEMA.get_field_index("rank"), pa.field("rank", pa.int64(), nullable=True)
+)
+"""Of version 3, whose ranks are all null."""
+
+PLAIN = ("key", "row", "cosine_dist_to_cent", "score", "rank")  # columns whose values hardly repeat
 
 
 def save_prototypes(path: Path, prototypes: Prototypes) -> None:
@@ -184,11 +193,11 @@ class ParquetPieces(io.RawIOBase):
         return taken
 
 
-def _parquet_bytes(groups: Iterable[pa.Table], metadata: dict[str, JSONValue]) -> Iterator[bytes]:
+def _parquet_bytes(groups: Iterable[pa.Table], schema: pa.Schema) -> Iterator[bytes]:
     sink = ParquetPieces()
-    schema = SELECTION_SCHEMA.with_metadata({b"sspruning": canonical_json(metadata).encode()})
+    coded = [name for name in schema.names if name not in PLAIN]
     with pq.ParquetWriter(
-        pa.PythonFile(sink, mode="w"), schema, compression="zstd", write_page_checksum=True
+        pa.PythonFile(sink, mode="w"), schema, compression="zstd", write_page_checksum=True, use_dictionary=coded
     ) as writer:
         for group in groups:
             writer.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
@@ -196,20 +205,28 @@ def _parquet_bytes(groups: Iterable[pa.Table], metadata: dict[str, JSONValue]) -
     yield from sink.take()
 
 
-def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection) -> Selection:
+def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection, *, ranked: bool = True) -> Selection:
     """``selection`` with its path, after its rows were written, one row group for each table of ``groups``.
 
     Memory: one group at a time.
+
+    Args:
+        path: of the file.
+        groups: rows in the columns of `SELECTION_SCHEMA`.
+        selection: its facts.
+        ranked: whether column ``rank`` holds ranks, or nulls.
     """
     metadata: dict[str, JSONValue] = {
         "format": SELECTION_FORMAT,
-        "format_version": SELECTION_VERSION,
+        "format_version": SELECTION_VERSION if ranked else UNRANKED_VERSION,
         "fingerprint": selection.fingerprint,
         "n_embedded": selection.n_embedded,
         "n_kept": selection.n_kept,
         "settings": selection.settings,
     }
-    write_stream(path, _parquet_bytes(groups, metadata))
+    schema = SELECTION_SCHEMA if ranked else UNRANKED_SCHEMA
+    described = schema.with_metadata({b"sspruning": canonical_json(metadata).encode()})
+    write_stream(path, _parquet_bytes(groups, described))
     return replace(selection, path=str(path))
 
 
@@ -219,6 +236,8 @@ class SelectionFile:
 
     path: Path
     selection: Selection
+    ranked: bool
+    """Whether column ``rank`` holds ranks; if not, nulls."""
 
     @classmethod
     def open(cls, path: Path) -> SelectionFile:
@@ -232,10 +251,12 @@ class SelectionFile:
             facts = json.loads((schema.metadata or {})[b"sspruning"])
             if facts["format"] != SELECTION_FORMAT:
                 raise StoreError(f"{path}: not a selection that sspruning wrote")
-            if facts["format_version"] != SELECTION_VERSION or not schema.equals(SELECTION_SCHEMA):
-                version = facts["format_version"]
+            version = facts["format_version"]
+            known = {SELECTION_VERSION: SELECTION_SCHEMA, UNRANKED_VERSION: UNRANKED_SCHEMA}
+            if version not in known or not schema.equals(known[version]):
                 raise StoreError(
-                    f"{path}: selection format {version!r}, this release reads {SELECTION_VERSION}; select again"
+                    f"{path}: selection format {version!r}, this release reads {SELECTION_VERSION} and "
+                    f"{UNRANKED_VERSION}; select again"
                 )
             kinds = {"n_embedded": int, "n_kept": int, "fingerprint": str, "settings": dict}
             if any(not isinstance(facts[key], kind) for key, kind in kinds.items()):
@@ -251,7 +272,7 @@ class SelectionFile:
             raise StoreError(f"{path}: no selection here; run `sspruning select`") from error
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{path}: not a selection that sspruning wrote ({error})") from error
-        return cls(path, selection)
+        return cls(path, selection, version == SELECTION_VERSION)
 
     def groups(self, columns: list[str]) -> Iterator[pa.Table]:
         """Tables of the given columns, one for each shard of the store, in store order.
