@@ -87,8 +87,8 @@ def select(
         settings["dropped"] = dict(dropped)
         settings["steps"] = decisive_steps(chosen.steps)
         mark = selection_fingerprint(scored.scores, chosen)
-        selection = Selection(n_embedded=n, n_kept=count, fingerprint=mark, settings=settings)
-        found.append(_saved(scored, decided, selection, outputs[fraction], progress, ranked=not streamed))
+        selection = Selection(n_embedded=n, n_kept=count, fingerprint=mark, settings=settings, ranked=not streamed)
+        found.append(_saved(scored, decided, selection, outputs[fraction], progress))
     return found
 
 
@@ -103,13 +103,7 @@ class _Decided:
 
 
 def _saved(
-    scored: Scored,
-    decided: Iterator[_Decided],
-    selection: Selection,
-    output: Path,
-    progress: Progress,
-    *,
-    ranked: bool,
+    scored: Scored, decided: Iterator[_Decided], selection: Selection, output: Path, progress: Progress
 ) -> Selection:
     """``selection`` after its rows were written."""
     with progress.stage("select", selection.n_embedded, "samples") as ticker:
@@ -119,7 +113,7 @@ def _saved(
                 ticker.tick(table.num_rows)
                 yield table
 
-        return save_selection(output, groups(), selection, ranked=ranked)
+        return save_selection(output, groups(), selection)
 
 
 def _tables(scored: Scored, decided: Iterator[_Decided]) -> Iterator[pa.Table]:

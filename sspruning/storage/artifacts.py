@@ -205,26 +205,20 @@ def _parquet_bytes(groups: Iterable[pa.Table], schema: pa.Schema) -> Iterator[by
     yield from sink.take()
 
 
-def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection, *, ranked: bool = True) -> Selection:
+def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection) -> Selection:
     """``selection`` with its path, after its rows were written, one row group for each table of ``groups``.
 
     Memory: one group at a time.
-
-    Args:
-        path: of the file.
-        groups: rows in the columns of `SELECTION_SCHEMA`.
-        selection: its facts.
-        ranked: whether column ``rank`` holds ranks, or nulls.
     """
     metadata: dict[str, JSONValue] = {
         "format": SELECTION_FORMAT,
-        "format_version": SELECTION_VERSION if ranked else UNRANKED_VERSION,
+        "format_version": SELECTION_VERSION if selection.ranked else UNRANKED_VERSION,
         "fingerprint": selection.fingerprint,
         "n_embedded": selection.n_embedded,
         "n_kept": selection.n_kept,
         "settings": selection.settings,
     }
-    schema = SELECTION_SCHEMA if ranked else UNRANKED_SCHEMA
+    schema = SELECTION_SCHEMA if selection.ranked else UNRANKED_SCHEMA
     described = schema.with_metadata({b"sspruning": canonical_json(metadata).encode()})
     write_stream(path, _parquet_bytes(groups, described))
     return replace(selection, path=str(path))
@@ -236,8 +230,6 @@ class SelectionFile:
 
     path: Path
     selection: Selection
-    ranked: bool
-    """Whether column ``rank`` holds ranks; if not, nulls."""
 
     @classmethod
     def open(cls, path: Path) -> SelectionFile:
@@ -267,12 +259,13 @@ class SelectionFile:
                 fingerprint=facts["fingerprint"],
                 settings=facts["settings"],
                 path=str(path),
+                ranked=version == SELECTION_VERSION,
             )
         except FileNotFoundError as error:
             raise StoreError(f"{path}: no selection here; run `sspruning select`") from error
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{path}: not a selection that sspruning wrote ({error})") from error
-        return cls(path, selection, version == SELECTION_VERSION)
+        return cls(path, selection)
 
     def groups(self, columns: list[str]) -> Iterator[pa.Table]:
         """Tables of the given columns, one for each shard of the store, in store order.
