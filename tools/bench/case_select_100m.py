@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.case_scale import watched_select
 from bench.context import Context
-from bench.memory import TreeMemory, run_watched
+from bench.memory import TreeMemory
 from bench.rows import Row, alone
 from sspruning.config import Config, load_config
 from sspruning.execution.inline import InlineExecutor
 from sspruning.records import Prototypes, ShardRef
-from sspruning.stages.report_run import read_stages
 from sspruning.stages.run import prototypes_mark
 from sspruning.stages.score import assignment_path, score
 from sspruning.stages.workspace import Workspace
@@ -28,8 +27,6 @@ __all__ = ["measure"]
 DIM = 8
 PART_ROWS = 250_000
 REPEATS = 3
-STREAM = "import sys; from sspruning.stages import streamed; streamed.STREAM_ABOVE = {above}; "
-RUN = "from sspruning.cli import main; main()"
 
 
 def _commit(store: Store, number: int, rows: int, random: np.random.Generator) -> ShardRef:
@@ -71,7 +68,7 @@ def scored_store(path: Path, parts: int, rows: int, k: int) -> None:
     centroids = random.standard_normal((k, DIM)).astype(np.float32)
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     mark = prototypes_mark(store, config.cluster)
-    prototypes = Prototypes(centroids, True, np.zeros(1), parts * rows, mark)
+    prototypes = Prototypes(centroids, spherical=True, objective=np.zeros(1), sample_size=1, fingerprint=mark)
     save_prototypes(workspace.prototypes, prototypes)
     middle = random.uniform(0.2, 0.6, k)
     for record in store.records():
@@ -94,14 +91,12 @@ def measure_select(context: Context, case: str, parts: int, rows: int, k: int) -
     path = context.folder(case) / "store"
     scored_store(path, parts, rows, k)
     workspace = Workspace.of(path)
-    program = RUN if not context.smoke else STREAM.format(above=parts * rows - 1) + RUN
-    options = ["--keep-fraction", "0.7", "--keep", "hard", "--n-clusters", str(k)]
-    command = [sys.executable, "-c", program, "select", str(path), *options]
+    settings = [f"cluster.n_clusters={k}", "select.keep_fraction=0.7"]
+    above = parts * rows - 1 if context.smoke else None
 
     def once() -> tuple[TreeMemory, dict[str, float]]:
         workspace.selection.unlink(missing_ok=True)
-        peak = run_watched(command, context.repository)
-        return peak, {stage.stage: stage.seconds for stage in read_stages(workspace)}
+        return watched_select(context, path, settings, above)
 
     found = [once() for _ in range(min(REPEATS, context.repeats))]
     what = f"select hard 0.7 of {parts * rows} scores, k={k}"
@@ -113,7 +108,7 @@ def measure_select(context: Context, case: str, parts: int, rows: int, k: int) -
             note=f"selection.parquet of {size:.2f} GB with keys; process start included",
         ),
         alone(case, f"{what}: choosing", "s", [stages["choose"] for _, stages in found]),
-        alone(case, f"{what}: writing", "s", [stages["select"] for _, stages in found]),
+        alone(case, f"{what}: writing selection.parquet", "s", [stages["select"] for _, stages in found]),
         alone(
             case, f"{what}: peak PSS of the process tree", "GB", [peak.pss / 1e9 for peak, _ in found],
             target="value < 2", note=f"worst repeat: {worst.described}",
