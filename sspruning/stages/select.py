@@ -68,7 +68,7 @@ def select(
         UsageError: an unknown name or option, or a fraction that keeps nothing or more than the steps leave.
 
     Cost:
-        about 90 bytes of memory a sample while ranks are made; time as the steps and the policy say. Without ranks,
+        about 80 bytes of memory a sample while ranks are made; time as the steps and the policy say. Without ranks,
         some 200 MB whatever the number of samples, and passes over the scores for each fraction.
     """
     progress = progress or SilentProgress()

@@ -18,7 +18,7 @@ from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, score_pat
 __all__ = ["STREAM_ABOVE", "is_streamed", "make_rule", "stream_of"]
 
 STREAM_ABOVE = 20_000_000
-"""Samples that are chosen from in memory at most, at about 90 bytes each. A fixed number, so that what a selection says
+"""Samples that are chosen from in memory at most, at about 80 bytes each. A fixed number, so that what a selection says
 does not depend on the machine."""
 
 
