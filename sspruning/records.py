@@ -241,6 +241,8 @@ class Selection:
     """keep, keep_fraction, balance, floor, seed, metric, distance, n_clusters; asked = auto if `keep` came of that."""
     path: str = ""
     """The file with one row for each embedded sample."""
+    ranked: bool = True
+    """Whether it says the rank of each sample. Of very many samples it says only which are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -208,12 +208,11 @@ def _measure(
     low, high, total, distance_total = np.inf, -np.inf, 0.0, 0.0
     for record, rows in _assignments(store, prototypes, assigned, config.distance):
         path = score_path(folder, record.shard_id)
-        if config.metric == IMPORTED:
+        if config.metric == IMPORTED or path.exists():
             values = load_column(path, record.n_rows, np.dtype("<f4"))
         else:
-            values = _values(store, record, rows, sizes, config)
-        if not path.exists():
-            save_column(path, values.astype("<f4", copy=False))
+            values = _values(store, record, rows, sizes, config).astype("<f4", copy=False)
+            save_column(path, values)
         if len(values):
             low, high = min(low, float(values.min())), max(high, float(values.max()))
         total += float(values.sum(dtype=np.float64))

@@ -42,6 +42,8 @@ CASES = {
     "memory": "bench.case_memory",
     "recipes": "bench.case_recipes",
     "recipes_million": "bench.case_recipes_million",
+    "select_100m": "bench.case_select_100m",
+    "scale": "bench.case_scale",
     "run": "bench.case_run",
     "help": "bench.case_help",
 }
