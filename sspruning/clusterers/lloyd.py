@@ -65,12 +65,12 @@ def add_by_label(sums: F64, rows: F16 | F32, labels: I32) -> None:
     """Add each of (m, d) rows, in float64, to the one of the (k, d) sums that its label names, in place.
 
     Cost:
-        O(m d) time, a copy of the rows in memory. Within a label, rows are added in their order.
+        O(m d) time. Within a label, rows are added in their order.
     """
     order = np.argsort(labels, kind="stable")
     first = np.flatnonzero(np.diff(labels[order], prepend=-1))
-    for label, own in zip(labels[order[first]].tolist(), np.split(rows[order], first[1:]), strict=False):
-        sums[label] += own.sum(axis=0, dtype=np.float64)  # twice as fast as np.add.reduceat
+    for label, own in zip(labels[order[first]].tolist(), np.split(order, first[1:]), strict=False):
+        sums[label] += rows[own].sum(axis=0, dtype=np.float64)  # in half the time of np.add.reduceat
 
 
 def move_to_means(sample: F32, labels: I32, centroids: F32, *, spherical: bool) -> F32:

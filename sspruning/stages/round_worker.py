@@ -20,7 +20,7 @@ from sspruning.storage.store import Store
 __all__ = ["EXACT_ROWS", "WORKER", "RoundWorker", "far_dtype", "far_path", "farthest", "state_path", "sums_path"]
 
 WORKER = "sspruning.stages.round_worker:RoundWorker"
-BLOCK_ROWS = 16384  # 25 MB of float32 at d = 384, twice
+BLOCK_ROWS = 16384  # 25 MB of float32 at d = 384
 EXACT_ROWS = 1 << 28  # of one prototype: so many multiples of 2^-24 below 2 have a sum of at most 53 bits
 HALF = 2.0**24  # a squared length is a whole number of 2^-48: its upper and its lower half are added apart
 
@@ -81,7 +81,7 @@ class RoundWorker:
         self._store = Store(store)
         self._records = self._store.records()
         self._folder, self._mark, self._device = Path(folder), mark, device
-        self._done: int | None = None
+        self._centroids: F32 = np.empty((0, 0), np.float32)
 
     def __call__(self, payload: dict[str, JSONValue]) -> JSONValue:
         """Rows of the group that the payload names, which were summed up.
@@ -92,8 +92,7 @@ class RoundWorker:
         done, group, first, end, count = (
             int(cast("int", payload[name])) for name in ("done", "group", "first", "end", "farthest")
         )
-        if self._done != done:
-            self._prepare(done)
+        self._prepare(done)
         if count > 0:
             save_column(far_path(self._folder, self._mark, done, group), self._farthest(first, end, count))
         else:
@@ -101,10 +100,11 @@ class RoundWorker:
         return sum(record.n_rows for record in self._records[first:end])
 
     def _prepare(self, done: int) -> None:
+        """Load the prototypes of the round; the search of the task before serves again if they are the same."""
         found = load_prototypes(state_path(self._folder, self._mark, done))
+        if not np.array_equal(found.centroids, self._centroids):
+            self._search = NearestPrototypes(found.centroids, cosine=found.spherical, device=self._device)
         self._centroids, self._spherical = found.centroids, found.spherical
-        self._search = NearestPrototypes(found.centroids, cosine=found.spherical, device=self._device)
-        self._done = done
 
     def _blocks(self, first: int, end: int) -> Iterator[tuple[F16, U64]]:
         """Rows of the group's parts and the hashes of their keys."""

@@ -1,5 +1,6 @@
 """Rounds over everything: the bits of a plain float64 k-means, however the rows are cut and wherever the work runs."""
 
+import hashlib
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sspruning.clusterers import faiss_kmeans
 from sspruning.config import ClusterConfig
-from sspruning.errors import MachineError, StoreError
-from sspruning.execution import make_executor
+from sspruning.errors import DataError, MachineError, StoreError
+from sspruning.execution import Outcome, make_executor
 from sspruning.execution.inline import InlineExecutor
 from sspruning.progress import SilentProgress
 from sspruning.records import Prototypes
@@ -33,12 +35,12 @@ def unit(rows):
 
 
 def embeddings():
-    """Groups that overlap, all in one half of the space; two rows far from all others, one of them three times."""
+    """Groups that overlap, all in one half of the space; two rows far from all others, the farther three times."""
     rows = planted(N, D, spread=0.7)
     rows[:, -2:] = [1, 0]
     rows = unit(rows.astype(np.float64))
-    rows[[70, 71, 300]] = unit(FAR + 0.2 * rows[5])
-    rows[120] = unit(FAR - 0.2 * rows[9])
+    rows[[70, 71, 300]] = unit(FAR + 0.1 * rows[5])
+    rows[120] = unit(FAR + 0.3 * rows[9])
     return rows.astype(np.float16)
 
 
@@ -111,8 +113,6 @@ def oracle(centroids, rounds, *, spherical):
 
 
 def key_hashes():
-    import hashlib
-
     return [int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") for key in KEYS]
 
 
@@ -149,7 +149,7 @@ def test_the_bits_do_not_depend_on_parts_order_groups_or_blocks(stores, tmp_path
     expected = bits(run(stores["one"], tmp_path / "one", spherical=spherical))
     for name in ("five", "mixed"):
         assert bits(run(stores[name], tmp_path / name, spherical=spherical)) == expected
-    monkeypatch.setattr(round_worker, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(round_worker, "BLOCK_ROWS", 33)
     assert bits(run(stores["five"], tmp_path / "blocks", spherical=spherical)) == expected
     monkeypatch.setattr(module, "GROUP_ROWS", 10**6)
     assert bits(run(stores["five"], tmp_path / "group", spherical=spherical)) == expected
@@ -205,6 +205,15 @@ def test_equal_embeddings_fill_one_empty_prototype_only(stores, tmp_path):
     assert sorted(map(bytes, found.centroids[[3, 7]])) == sorted(map(bytes, (once, thrice)))
 
 
+def test_the_farthest_go_by_distance_then_by_the_hash_of_the_key_and_never_lie_on_their_prototype():
+    rows = np.zeros(7, round_worker.far_dtype(1))
+    rows["distance"] = [0.5, 0.9, 0.5, 0.5, 0, 0.9, 0.4]
+    rows["key_hash"] = [7, 2**63 + 1, 3, 9, 0, 2**63, 1]
+    rows["embedding"][:, 0] = [0, 1, 2, 2, 4, 1, 6]
+    assert round_worker.farthest(rows, 9)["key_hash"].tolist() == [2**63, 3, 7, 1]
+    assert round_worker.farthest(rows, 2)["key_hash"].tolist() == [2**63, 3]
+
+
 def test_rounds_end_once_nothing_moves(stores, tmp_path):
     told = run(stores["five"], tmp_path, rounds=500).info["full_rounds"]
     assert told["rounds"] < 100
@@ -257,7 +266,7 @@ def test_damaged_sums_are_removed_and_made_again(stores, tmp_path):
         run(stores["five"], tmp_path / "rounds", executor=Spy(2))
     sums = sorted((tmp_path / "rounds").glob("*.sums-*.npy"))[0]
     sums.write_bytes(sums.read_bytes()[:-8])
-    with pytest.raises(StoreError, match="damaged and is removed; run the same command again"):
+    with pytest.raises(StoreError, match="missing or damaged; run the same command again"):
         run(stores["five"], tmp_path / "rounds")
     assert bits(run(stores["five"], tmp_path / "rounds")) == expected
 
@@ -279,19 +288,23 @@ def test_an_embedding_that_is_not_of_unit_length_is_refused(tmp_path):
 
 def test_more_rows_than_can_be_added_exactly_are_refused(stores, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EXACT_ROWS", 30)
-    with pytest.raises(module.DataError, match="ask for more prototypes"):
+    with pytest.raises(DataError, match="ask for more prototypes"):
         run(stores["five"], tmp_path)
 
 
-def test_a_worker_that_dies_is_told_with_its_round(stores, tmp_path, monkeypatch):
+def test_workers_search_on_the_device_that_is_asked_for(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr(faiss_kmeans, "_gpu_works", lambda faiss: False)
+    config = ClusterConfig(full_rounds=1, device="gpu")
+    with pytest.raises(MachineError, match="no working GPU"):
+        full_rounds(stores["five"], beginning(True), config, tmp_path, InlineExecutor(), SilentProgress())
+
+
+def test_a_worker_that_dies_is_told_with_its_round(stores, tmp_path):
     class Dying(InlineExecutor):
         def run(self, spec, tasks):
             for task in tasks:
-                yield module.Outcome(task.id, "crash", error=ChildProcessError("ended by SIGKILL"))
+                yield Outcome(task.id, "crash", error=ChildProcessError("ended by SIGKILL"))
 
-    monkeypatch.setattr(
-        module, "Outcome", __import__("sspruning.execution", fromlist=["Outcome"]).Outcome, raising=False
-    )
     with pytest.raises(MachineError, match=r"round 1 of 4, group 0: crash: .*SIGKILL"):
         run(stores["five"], tmp_path, executor=Dying())
 
