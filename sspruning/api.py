@@ -135,8 +135,8 @@ def cluster(
     """`Prototypes` of the store, made again only if the parts or the settings changed, or with ``force``."""
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
-    with workspace.alone():
-        found = chain.up_to_prototypes(workspace, given, progress or SilentProgress(), force=force)
+    with workspace.alone(), executor_for(given, *workspace.worked_in()) as executor:
+        found = chain.up_to_prototypes(workspace, given, executor, progress or SilentProgress(), force=force)
         workspace.save_config(given)
     return found
 

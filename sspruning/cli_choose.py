@@ -19,6 +19,10 @@ def cluster_command(
     store: opt.StoreDir,
     n_clusters: opt.NClusters = None,
     niter: Annotated[int | None, typer.Option(help="Lloyd iterations.")] = None,
+    full_rounds: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Then N more over all embeddings instead of a sample, by all workers."),
+    ] = None,
     seed: opt.Seed = None,
     force: Annotated[bool, typer.Option("--force", help="Cluster again even if nothing changed.")] = False,
     reuse: Annotated[
@@ -27,13 +31,15 @@ def cluster_command(
     sweep: Annotated[
         str | None, typer.Option(metavar="K,K,...", help="Compare numbers of prototypes instead; writes nothing.")
     ] = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
     sets: opt.Set = None,
 ) -> None:
     """Find prototypes: k-means over the embeddings of a store."""
     from sspruning import api
 
-    section = {"n_clusters": n_clusters, "niter": niter, "seed": seed, "reuse": reuse}
-    config = opt.stored(store, {"cluster": section}, sets)
+    section = {"n_clusters": n_clusters, "niter": niter, "full_rounds": full_rounds, "seed": seed, "reuse": reuse}
+    config = opt.stored(store, {"cluster": section, "execution": {"workers": workers, "executor": executor}}, sets)
     if sweep is not None:
         tables.swept_k(api.choose_k(store, opt.whole_numbers(sweep, "--sweep"), config=config, progress=say.console()))
         return

@@ -138,7 +138,9 @@ class ClusterConfig(Section):
     seed: int = Field(0, ge=0, lt=1 << 31)
     """Decides the sample and the start."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where FAISS runs; auto takes a GPU that passes a small search."""
+    """Where FAISS runs, for scores too; auto takes a GPU that passes a small search."""
+    full_rounds: int = Field(0, ge=0, le=1000)
+    """Further Lloyd rounds over all embeddings, by all workers, after the clustering of the sample; 0: none."""
     reuse: bool = False
     """New shards join the prototypes that are there, if the other settings are the same; how well they fit is told."""
 

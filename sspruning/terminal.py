@@ -327,5 +327,14 @@ def clustered(found: Prototypes) -> None:
         line(
             f"  objective {found.objective[0]:.6g} after the first, {found.objective[-1]:.6g} after the last iteration"
         )
+    told = cast("dict[str, Any] | None", found.info.get("full_rounds"))
+    if told is not None:
+        line(
+            f"  {told['rounds']} of {told['asked']} rounds over all {found.info['n_embedded']:,} samples: objective "
+            f"{told['objective'][0]:.6g} before, {told['objective'][-1]:.6g} after; "
+            f"{told['moved'][-1]:,} prototypes moved in the last"
+        )
+        if any(told["refilled"]):
+            line(f"  {sum(told['refilled']):,} times a prototype without samples was given the farthest one")
     if found.info.get("note"):
         line(f"  {found.info['note']}")

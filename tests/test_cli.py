@@ -103,6 +103,10 @@ def test_the_forms_of_the_interface_work_one_after_the_other(work, corpus, call)
     assert "6 samples" in call("pack", "images", "-o", "packed").stdout
     assert "60 of 60" in call(*EMBED, "--workers", "2").stdout
     assert "5 prototypes" in call("cluster", "store", "--n-clusters", "5").stdout
+    over_all = call(
+        "cluster", "store", "--full-rounds", "2", "--set", "cluster.points_per_centroid=4", "-j", "2"
+    ).stdout
+    assert "2 of 2 rounds over all 60 samples" in over_all
     assert "60 samples scored" in call("score", "store", "--metric", "prototype_distance").stdout
     chosen = call("select", "store", "--keep", "hard", "--keep-fraction", "0.7").stdout
     assert "kept 42 of 60" in chosen

@@ -55,8 +55,12 @@ def choose_k(n: int, wanted: int | None) -> tuple[int, str]:
 
 
 def clustering_fingerprint(config: ClusterConfig) -> str:
-    """What of the section decides prototypes: all but whether those that are there may serve for more data."""
-    return fingerprint(config.model_dump(mode="json", exclude={"reuse"}))
+    """What of the section decides prototypes: all but whether those that are there may serve for more data.
+
+    Without full rounds it is what it was before there were any.
+    """
+    without = {"reuse"} if config.full_rounds else {"reuse", "full_rounds"}
+    return fingerprint(config.model_dump(mode="json", exclude=without))
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from sspruning.stages.cluster import cluster, clustering_fingerprint
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
 from sspruning.stages.fill import usable_folder
+from sspruning.stages.full_rounds import clear_rounds, full_rounds, last_state
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
@@ -43,6 +44,8 @@ __all__ = [
     "prototypes_mark",
     "prune",
     "up_to_advice",
+    "up_to_prototypes",
+    "up_to_scores",
     "up_to_selections",
 ]
 
@@ -118,17 +121,41 @@ def _refuse_gaps(store: Store) -> None:
         )
 
 
-def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
-    """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
+def _clustered(
+    workspace: Workspace, store: Store, config: ClusterConfig, executor: Executor, progress: Progress
+) -> Prototypes:
+    """`Prototypes` of the sample, then of everything if that is asked for, from where a killed run left off."""
+    mark = prototypes_mark(store, config)
+    if config.full_rounds == 0:
+        return cluster(store, config, progress, mark)
+    start = last_state(workspace.rounds, mark) or cluster(store, config, progress, mark)
+    return full_rounds(store, start, config, workspace.rounds, executor, progress)
+
+
+def up_to_prototypes(
+    workspace: Workspace, config: Config, executor: Executor, progress: Progress, *, force: bool = False
+) -> Prototypes:
+    """`Prototypes` of the store as it is now, made only if those on disk were made from something else.
+
+    Args:
+        workspace: where artefacts lie.
+        config: section `cluster` is used.
+        executor: where rounds over all embeddings run.
+        progress: told of every stage.
+        force: make them in any case, and from the start.
+    """
     store = Store(workspace.store)
     _refuse_gaps(store)
     found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
+    if force:
+        clear_rounds(workspace.rounds)
     if found is None:
         if workspace.prototypes.exists():
             progress.note("prototypes are made again: those that are there were made from other parts or settings")
-        found = cluster(store, config.cluster, progress, prototypes_mark(store, config.cluster))
+        found = _clustered(workspace, store, config.cluster, executor, progress)
         save_prototypes(workspace.prototypes, found)
+    clear_rounds(workspace.rounds)
     return found
 
 
@@ -137,10 +164,19 @@ def up_to_scores(
 ) -> tuple[Prototypes, Scores]:
     """Prototypes and `Scores` of the store as it is now."""
     check_metric(config.score)
-    prototypes = up_to_prototypes(workspace, config, progress)
+    prototypes = up_to_prototypes(workspace, config, executor, progress)
     workspace.sweep_scores()
     store = Store(workspace.store)
-    scores = score(store, prototypes, workspace.prototypes, workspace.scores, config.score, executor, progress)
+    scores = score(
+        store,
+        prototypes,
+        workspace.prototypes,
+        workspace.scores,
+        config.score,
+        executor,
+        progress,
+        device=config.cluster.device,
+    )
     known = set(prototypes.parts)
     old = {record.shard_id for record in store.records() if short(record.fingerprint) in known}
     if config.cluster.reuse and len(old) < len(store.records()):

@@ -52,6 +52,11 @@ class Workspace:
         return self.root / "prototypes.h5"
 
     @property
+    def rounds(self) -> Path:
+        """Work folder of a clustering over all embeddings; gone when that is done."""
+        return self.root / "rounds"
+
+    @property
     def scores(self) -> Path:
         """Folder of assignments and scores."""
         return self.root / "scores"
@@ -85,7 +90,7 @@ class Workspace:
 
     def worked_in(self) -> list[Path]:
         """Folders that workers write into."""
-        return [self.store / "parts", self.scores / "assignment"]
+        return [self.store / "parts", self.rounds, self.scores / "assignment"]
 
     def load_config(self, overrides: list[str] | None = None) -> Config:
         """Settings last used here, with overrides on top; the defaults where there are none."""
