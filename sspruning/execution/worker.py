@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import pickle
+import socket
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from sspruning.execution import StageSpec, Task
 from sspruning.records import JSONValue
 
-__all__ = ["TRIES", "answer", "run_task"]
+__all__ = ["ONE_THREAD", "TRIES", "Owner", "answer", "owner", "run_task", "serve"]
 
 TRIES = 3  # for what may go better the next time; an error of the data or of the request would come again
 PAUSES_S = (0.1, 1.0)  # before the second and the third try: a file server that was restarted needs a moment
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""What a worker's environment says: keeps the cores busy without oversubscription, and makes every sum's order
+independent of how many workers there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that hands out work. What a worker leaves for the one that takes its place carries this name."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Owner:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid())
+
+
+_owner: list[Owner] = []
 _built: dict[str, Callable[[dict[str, JSONValue]], JSONValue]] = {}
+
+
+def serve(whom: Owner) -> None:
+    """Make this process a worker of ``whom``, for the rest of its life."""
+    _owner[:] = [whom]
+
+
+def owner() -> Owner | None:
+    """Whose worker this process is, on whatever machine; None where a process does its own tasks (executor inline)."""
+    return _owner[0] if _owner else None
 
 
 def run_task(spec: StageSpec, task: Task) -> JSONValue:
