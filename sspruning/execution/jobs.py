@@ -4,43 +4,39 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sspruning.execution import Outcome, StageSpec, Task
 from sspruning.execution.worker import TRIES
 
-__all__ = ["Job"]
+__all__ = ["Job", "next_job"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A task, and how many times it was begun."""
+    """A task as a worker is asked to do it, and how many times it was begun."""
 
-    task: Task
+    task_id: str
+    question: bytes
+    """For `sspruning.execution.worker.answer`."""
     attempt: int = 1
-
-    def question(self, spec: StageSpec) -> bytes | Outcome:
-        """What a worker is asked, for `answer`; the outcome if the task cannot travel."""
-        try:
-            return pickle.dumps((spec, self.task))
-        except Exception as error:  # noqa: BLE001 - whatever keeps it from being handed out is its outcome
-            return self._failed(error)
 
     def answered(self, message: bytes) -> Outcome:
         """What a worker said, in the words of `answer`."""
         try:
             value, error, trace = pickle.loads(message)  # noqa: S301 - comes from our own worker
         except Exception as failure:  # noqa: BLE001 - whatever an exception of somebody else's does when it is unpickled
-            return self._failed(failure)
+            return Outcome(self.task_id, "error", error=failure, attempts=self.attempt)
         if error is None:
-            return Outcome(self.task.id, "ok", value, attempts=self.attempt)
+            return Outcome(self.task_id, "ok", value, attempts=self.attempt)
         error.add_note(f"in a worker process:\n{trace}")
-        return self._failed(error)
+        return Outcome(self.task_id, "error", error=error, attempts=self.attempt)
 
     def late(self, timeout_s: float | None) -> Outcome:
         """Outcome of a task whose time is up."""
         error = TimeoutError(f"no result within {timeout_s} s")
-        return Outcome(self.task.id, "timeout", error=error, attempts=self.attempt)
+        return Outcome(self.task_id, "timeout", error=error, attempts=self.attempt)
 
     def died(self, how: str, again: deque[Job], found: list[Outcome]) -> None:
         """Its worker died of it: the task is to be begun again, or has killed its last worker."""
@@ -48,7 +44,14 @@ class Job:
             again.append(replace(self, attempt=self.attempt + 1))
         else:
             error = ChildProcessError(f"the worker process ended {how}")
-            found.append(Outcome(self.task.id, "crash", error=error, attempts=self.attempt))
+            found.append(Outcome(self.task_id, "crash", error=error, attempts=self.attempt))
 
-    def _failed(self, error: BaseException) -> Outcome:
-        return Outcome(self.task.id, "error", error=error, attempts=self.attempt)
+
+def next_job(spec: StageSpec, tasks: Iterator[Task], found: list[Outcome]) -> Job | None:
+    """The next task as a job, None if there is none; those that cannot travel to a worker are found to be errors."""
+    for task in tasks:
+        try:
+            return Job(task.id, pickle.dumps((spec, task)))
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from being handed out is its outcome
+            found.append(Outcome(task.id, "error", error=error))
+    return None

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from sspruning.errors import MachineError
 from sspruning.execution import Outcome, StageSpec, Task
 from sspruning.execution.devices import gpus_of_slot, visible_gpus
-from sspruning.execution.jobs import Job
+from sspruning.execution.jobs import Job, next_job
 from sspruning.execution.signals import undisturbed
 from sspruning.execution.worker import ONE_THREAD, TRIES, Owner, answer, serve
 
@@ -85,10 +85,10 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def give(self, question: bytes, job: Job) -> None:
+    def give(self, job: Job) -> None:
         """Hand out a job."""
         self.job, self.since = job, time.monotonic()
-        self.connection.send_bytes(question)
+        self.connection.send_bytes(job.question)
 
     def kill(self) -> None:
         """End it; nothing that it left half done has a final name."""
@@ -146,10 +146,10 @@ class ProcessExecutor:
         try:
             while True:
                 while len(self._busy()) < self.workers:
-                    job = again.popleft() if again else next((Job(task) for task in fresh), None)
+                    job = again.popleft() if again else next_job(spec, fresh, found)
                     if job is None:
                         break
-                    self._hand_out(spec, job, again, found)
+                    self._hand_out(job, again)
                 yield from found
                 found.clear()
                 busy = self._busy()
@@ -183,15 +183,11 @@ class ProcessExecutor:
             raise MachineError(f"the worker processes could not be started: {error}") from error
         return self._crew[-1]
 
-    def _hand_out(self, spec: StageSpec, job: Job, again: deque[Job], found: list[Outcome]) -> None:
+    def _hand_out(self, job: Job, again: deque[Job]) -> None:
         """Give a job to a worker."""
-        question = job.question(spec)
-        if isinstance(question, Outcome):
-            found.append(question)
-            return
         worker = self._idle()
         try:
-            worker.give(question, job)
+            worker.give(job)
         except OSError:  # it died between two jobs, or before its first
             self._drop([worker])
             self._failed_starts += not worker.started

@@ -20,7 +20,7 @@ import psutil
 
 from sspruning.errors import MachineError
 from sspruning.execution import Outcome, StageSpec, Task
-from sspruning.execution.jobs import Job
+from sspruning.execution.jobs import Job, next_job
 from sspruning.execution.ray_session import RaySession, require_ray
 from sspruning.execution.worker import ONE_THREAD, TRIES, Owner, answer, serve
 
@@ -87,10 +87,10 @@ class _Worker:
         """What is to be heard of it next; None of an idle one."""
         return self._reply if self.began else self._alive
 
-    def give(self, question: bytes, job: Job) -> None:
+    def give(self, job: Job) -> None:
         """Hand out a job."""
         self.job, self.began, self.since = job, False, time.monotonic()
-        self._alive, self._reply = self._actor.begin.remote(), self._actor.answer.remote(question)
+        self._alive, self._reply = self._actor.begin.remote(), self._actor.answer.remote(job.question)
 
     def note_begin(self, pid: int, created: float) -> None:
         """It lives, as this process."""
@@ -184,19 +184,18 @@ class RayExecutor:
         try:
             while True:
                 while len(waiting) + len(self._busy()) < self.workers:
-                    job = next((Job(task) for task in fresh), None)
+                    job = next_job(spec, fresh, found)
                     if job is None:
                         break
                     waiting.append(job)
-                if not (waiting or found or self._busy()):
-                    return
                 self._hire(len(waiting) + len(self._busy()))
-                self._hand_out(spec, waiting, found)
-                if not found:
-                    self._hear(waiting, found)
-                    self._look_after(found)
+                self._hand_out(waiting)
                 yield from found
                 found.clear()
+                if not waiting and not self._busy():
+                    return
+                self._hear(waiting, found)
+                self._look_after(found)
         finally:
             self._drop(self._busy())
 
@@ -214,16 +213,11 @@ class RayExecutor:
         while len(self._crew) < min(wanted, self.workers):
             self._crew.append(_Worker(server.remote(Owner.here(), str(Path.cwd()), sys.path)))
 
-    def _hand_out(self, spec: StageSpec, waiting: deque[Job], found: list[Outcome]) -> None:
+    def _hand_out(self, waiting: deque[Job]) -> None:
         """Give waiting jobs to actors that have nothing to do."""
         for worker in self._crew:
-            while waiting and worker.ready and not worker.job:
-                job = waiting.popleft()
-                question = job.question(spec)
-                if isinstance(question, Outcome):
-                    found.append(question)
-                else:
-                    worker.give(question, job)
+            if waiting and worker.ready and not worker.job:
+                worker.give(waiting.popleft())
 
     def _hear(self, waiting: deque[Job], found: list[Outcome]) -> None:
         """Wait a moment for an actor to say something, and take what there is to hear."""

@@ -134,11 +134,17 @@ class Job:
         time.sleep(payload["seconds"])
 
     def environment(self, payload):
+        time.sleep(payload.get("seconds", 0))
         return [os.environ.get(name) for name in payload["names"]]
 
     def owner(self, payload):
         found = worker.owner()
         return [found.host, found.pid]
+
+    def tell_pid_and_sleep_once(self, payload):
+        if self._count(payload) == 1:
+            self.tell_pid_and_sleep(payload)
+        return "survived"
 
     def threads(self, payload):
         return [os.environ.get("OMP_NUM_THREADS"), os.environ.get("OPENBLAS_NUM_THREADS")]
