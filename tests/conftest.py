@@ -50,7 +50,7 @@ def real_shards():
 
 @pytest.fixture(scope="session")
 def local_ray():
-    """A Ray on this machine with room for two workers, which executors of this process use; skipped where it is absent."""
+    """A Ray on this machine with room for two workers, for the executors of this process; skips where it is absent."""
     ray = pytest.importorskip("ray", reason="the package ray is not installed")
     from sspruning.execution.ray_session import RaySession
 

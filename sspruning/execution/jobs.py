@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,9 +19,16 @@ class Job:
     """A task as a worker is asked to do it, and how many times it was begun."""
 
     task_id: str
-    question: bytes
-    """For `sspruning.execution.worker.answer`."""
+    work: bytes
+    """The pickled (spec, task)."""
     attempt: int = 1
+    died_at: float | None = None
+    """Time of day at which the worker of the attempt before was found dead."""
+
+    @property
+    def question(self) -> bytes:
+        """What `sspruning.execution.worker.answer` is asked."""
+        return pickle.dumps((self.work, self.died_at))
 
     def answered(self, message: bytes) -> Outcome:
         """What a worker said, in the words of `answer`."""
@@ -41,7 +49,7 @@ class Job:
     def died(self, how: str, again: deque[Job], found: list[Outcome]) -> None:
         """Its worker died of it: the task is to be begun again, or has killed its last worker."""
         if self.attempt < TRIES:
-            again.append(replace(self, attempt=self.attempt + 1))
+            again.append(replace(self, attempt=self.attempt + 1, died_at=time.time()))
         else:
             error = ChildProcessError(f"the worker process ended {how}")
             found.append(Outcome(self.task_id, "crash", error=error, attempts=self.attempt))

@@ -24,7 +24,7 @@ from sspruning.execution.jobs import Job, next_job
 from sspruning.execution.ray_session import RaySession, require_ray
 from sspruning.execution.worker import ONE_THREAD, TRIES, Owner, answer, serve
 
-__all__ = ["RayExecutor"]
+__all__ = ["RayExecutor", "SSPruningWorker"]
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ GIVE_UP_AFTER_S = 120.0  # if not one has found any
 SHOWN_CHARS = 300
 
 
-class _Server:
-    """What stands in an actor: a worker like any other."""
+class SSPruningWorker:
+    """What stands in an actor, under a name that `ps` and `ray status` show: a worker like any other."""
 
     def __init__(self, owner: Owner, folder: str, path: list[str]) -> None:
         """Become a worker.
@@ -67,48 +67,45 @@ class _Server:
         return answer(question)
 
 
-class _Worker:
-    """One actor, and what it is doing. Before each job it is asked whether it lives, so that blame is exact."""
+class _Actor:
+    """One actor as the driver sees it, and what it is doing."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
         self.job: Job | None = None
         self.ready = False
         """It has started."""
-        self.began = False
-        """It has begun with its job, or with its life."""
         self.since = time.monotonic()
-        self._alive = actor.begin.remote()
-        self._reply: Any = None
+        """When it began with its job, or with its life."""
+        self.awaited: Any = handle.begin.remote()
+        """What is to be heard of it next; None of an idle one."""
         self._process: psutil.Process | None = None
 
-    @property
-    def awaited(self) -> Any:
-        """What is to be heard of it next; None of an idle one."""
-        return self._reply if self.began else self._alive
+    def note_begin(self, pid: int, created: float) -> None:
+        """It has started, as this process."""
+        self.ready, self.awaited = True, None
+        with suppress(psutil.Error):
+            found = psutil.Process(pid)
+            if abs(found.create_time() - created) < 0.1:  # else it is another machine's number
+                self._process = found
+
+    def is_gone(self) -> bool:
+        """True if it is known to be dead; of another machine's, only the next job tells, which pays a try for it."""
+        return self._process is not None and not self._process.is_running()
 
     def give(self, job: Job) -> None:
         """Hand out a job."""
-        self.job, self.began, self.since = job, False, time.monotonic()
-        self._alive, self._reply = self._actor.begin.remote(), self._actor.answer.remote(job.question)
-
-    def note_begin(self, pid: int, created: float) -> None:
-        """It lives, as this process."""
-        self.began, self.ready, self.since = True, True, time.monotonic()
-        if self._process is None:
-            with suppress(psutil.Error):
-                found = psutil.Process(pid)
-                if abs(found.create_time() - created) < 0.1:  # else it is another machine's number
-                    self._process = found
+        self.job, self.since = job, time.monotonic()
+        self.awaited = self._handle.answer.remote(job.question)
 
     def note_answer(self) -> None:
         """It is idle again."""
-        self.job = self._reply = None
+        self.job = self.awaited = None
 
     def kill(self, ray: Any) -> psutil.Process | None:
         """End it; returns the process where it is one of this machine."""
         with suppress(Exception):  # a cluster that is gone has no actors
-            ray.kill(self._actor)
+            ray.kill(self._handle)
         with suppress(psutil.Error):
             if self._process is not None:
                 self._process.kill()
@@ -147,7 +144,7 @@ class RayExecutor:
         self._gpus = gpus_per_worker
         self._address = address
         self._session: RaySession | None = None
-        self._crew: list[_Worker] = []
+        self._crew: list[_Actor] = []
         self._closed = self._told = False
         self._failed_starts = 0  # since one succeeded
 
@@ -188,6 +185,7 @@ class RayExecutor:
                     if job is None:
                         break
                     waiting.append(job)
+                self._drop([actor for actor in self._crew if not actor.job and actor.is_gone()])
                 self._hire(len(waiting) + len(self._busy()))
                 self._hand_out(waiting)
                 yield from found
@@ -199,78 +197,75 @@ class RayExecutor:
         finally:
             self._drop(self._busy())
 
-    def _busy(self) -> list[_Worker]:
-        return [worker for worker in self._crew if worker.job]
+    def _busy(self) -> list[_Actor]:
+        return [actor for actor in self._crew if actor.job]
 
     def _hire(self, wanted: int) -> None:
         """See to it that there are so many actors, or as many as are allowed."""
         if len(self._crew) >= min(wanted, self.workers):
             return
         ray = self._connected().ray
-        server = ray.remote(_Server).options(
+        worker = ray.remote(SSPruningWorker).options(
             num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_task_retries=0, max_concurrency=1
         )
         while len(self._crew) < min(wanted, self.workers):
-            self._crew.append(_Worker(server.remote(Owner.here(), str(Path.cwd()), sys.path)))
+            self._crew.append(_Actor(worker.remote(Owner.here(), str(Path.cwd()), sys.path)))
 
     def _hand_out(self, waiting: deque[Job]) -> None:
         """Give waiting jobs to actors that have nothing to do."""
-        for worker in self._crew:
-            if waiting and worker.ready and not worker.job:
-                worker.give(waiting.popleft())
+        for actor in self._crew:
+            if waiting and actor.ready and not actor.job:
+                actor.give(waiting.popleft())
 
     def _hear(self, waiting: deque[Job], found: list[Outcome]) -> None:
         """Wait a moment for an actor to say something, and take what there is to hear."""
         session = self._connected()
-        speakers = {worker.awaited: worker for worker in self._crew if worker.awaited is not None}
+        speakers = {actor.awaited: actor for actor in self._crew if actor.awaited is not None}
         until = LOOK_EVERY_S
         if self._timeout_s is not None:
-            first = min((worker.since for worker in self._busy() if worker.began), default=time.monotonic())
+            first = min((actor.since for actor in self._busy()), default=time.monotonic())
             until = min(until, max(0.0, first + self._timeout_s - time.monotonic()))
         session.ray.wait(list(speakers), num_returns=1, timeout=until)
         for reference in session.ray.wait(list(speakers), num_returns=len(speakers), timeout=0)[0]:
-            worker = speakers[reference]
+            actor = speakers[reference]
             try:
                 said = session.ray.get(reference)
             except session.ray.exceptions.RayError as error:
-                self._mourn(worker, error, waiting, found)
+                self._mourn(actor, error, waiting, found)
                 continue
-            if not worker.began:
-                pid, created, problem = said
-                if problem:
-                    raise MachineError(problem)
-                worker.note_begin(pid, created)
-                self._failed_starts = 0
-            elif worker.job is not None:
-                found.append(worker.job.answered(said))
-                worker.note_answer()
+            if actor.job is not None:
+                found.append(actor.job.answered(said))
+                actor.note_answer()
+                continue
+            pid, created, problem = said
+            if problem:
+                raise MachineError(problem)
+            actor.note_begin(pid, created)
+            self._failed_starts = 0
 
-    def _mourn(self, worker: _Worker, error: Exception, waiting: deque[Job], found: list[Outcome]) -> None:
+    def _mourn(self, actor: _Actor, error: Exception, waiting: deque[Job], found: list[Outcome]) -> None:
         """An actor died: its job is begun again, or has killed its last one."""
-        self._drop([worker])
+        self._drop([actor])
         self._connected().check(now=True)
-        if not worker.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= TRIES:
-                raise MachineError(
-                    f"the workers could not be started: {self._failed_starts} ended before they were ready: "
-                    f"{_told(error)}"
-                )
-        elif worker.job is not None and not worker.began:
-            waiting.appendleft(worker.job)
-        elif worker.job is not None:
-            worker.job.died(f"in the Ray cluster: {_told(error)}", waiting, found)
+        if actor.job is not None:
+            actor.job.died(f"in the Ray cluster: {_told(error)}", waiting, found)
+            return
+        self._failed_starts += 1
+        if self._failed_starts >= TRIES:
+            raise MachineError(
+                f"the workers could not be started: {self._failed_starts} ended before they were ready: {_told(error)}"
+            )
 
     def _look_after(self, found: list[Outcome]) -> None:
         """Give up what takes too long: a task, a cluster without an answer or without room."""
         self._connected().check()
         now = time.monotonic()
-        for worker in list(self._crew):
-            if worker.job and worker.began and self._timeout_s is not None and now - worker.since > self._timeout_s:
-                found.append(worker.job.late(self._timeout_s))
-                self._drop([worker])
-        ready = sum(worker.ready for worker in self._crew)
-        waited = max((now - worker.since for worker in self._crew if not worker.ready), default=0.0)
+        for actor in list(self._crew):
+            if actor.job and self._timeout_s is not None and now - actor.since > self._timeout_s:
+                found.append(actor.job.late(self._timeout_s))
+                self._drop([actor])
+        ready = sum(actor.ready for actor in self._crew)
+        waited = max((now - actor.since for actor in self._crew if not actor.ready), default=0.0)
         if waited > GIVE_UP_AFTER_S and not ready:
             raise MachineError(f"no worker could be started within {GIVE_UP_AFTER_S:.0f} s: {self._room()}")
         if waited > SAY_AFTER_S and ready and not self._told:
@@ -285,13 +280,13 @@ class RayExecutor:
         has = ", ".join(f"{free.get(kind, 0):g} of {all_of.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
         return f"{needs}, and the cluster has {has} free; lower --workers, or wait until others are done"
 
-    def _drop(self, workers: list[_Worker]) -> None:
+    def _drop(self, actors: list[_Actor]) -> None:
         """End actors and forget them; waits for the death of those on this machine, within a bounded time."""
         if self._session is None:
             return
-        for worker in workers:
-            self._crew.remove(worker)
-        ended = [worker.kill(self._session.ray) for worker in workers]
+        for actor in actors:
+            self._crew.remove(actor)
+        ended = [actor.kill(self._session.ray) for actor in actors]
         psutil.wait_procs([process for process in ended if process is not None], timeout=STOP_WITHIN_S)
 
     def close(self) -> None:

@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 5.0
 CHECK_EVERY_S = 5.0
-MISSES = 3
-"""Of the head's answers before it counts as gone. Ray itself ends this process after a minute of them."""
+LOST_AFTER_S = 15.0  # without an answer of the head; Ray itself ends this process after a minute
 OBJECT_STORE_BYTES = 100 << 20  # outcomes are small, and a container may have little shared memory
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -71,7 +70,7 @@ class RaySession:
             self._connect(address, workers)
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
-        self._checked, self._missed = time.monotonic(), 0
+        self._checked = self._answered = time.monotonic()
 
     def _connect(self, address: str | None, workers: int | None) -> None:
         _keep_quiet()
@@ -113,13 +112,15 @@ class RaySession:
         if time.monotonic() - self._checked < CHECK_EVERY_S and not now:
             return
         self._checked = time.monotonic()
-        self._missed = 0 if _answers(self._head) else self._missed + 1
-        if self._missed >= MISSES:
-            raise MachineError(
-                f"Ray's head {self._head} does not answer any more; see that it runs, or use --executor local, "
-                "and run the same command again, it goes on from here"
-            )
-        if not self._missed and not any(node["NodeID"] == self._node and node["Alive"] for node in self.ray.nodes()):
+        if not _answers(self._head):
+            if time.monotonic() - self._answered > LOST_AFTER_S:
+                raise MachineError(
+                    f"Ray's head {self._head} does not answer any more; see that it runs, or use --executor local, "
+                    "and run the same command again, it goes on from here"
+                )
+            return
+        self._answered = time.monotonic()
+        if not any(node["NodeID"] == self._node and node["Alive"] for node in self.ray.nodes()):
             raise MachineError(
                 "Ray's process on this machine (raylet) has died, and the workers with it (out of memory?); start it "
                 "again, or use --executor local, and run the same command again, it goes on from here"

@@ -53,7 +53,8 @@ class DecodeWatch:
         began, row, deaths = ENTRY.unpack_from(self._map)
         self.skips = {r - 1: TIMEOUT if late else DIED for r, late in SKIPPED.iter_unpack(self._map[ENTRY.size :]) if r}
         self._row, self._deaths = row, deaths + 1 if row else 0
-        if row and time.time() - began >= timeout_s:
+        died_at = worker.died_at() or time.time()  # before this worker was started and had loaded its encoder
+        if row and died_at - began >= timeout_s:
             self._skip(row, TIMEOUT)
         elif row and self._deaths >= DEATHS:
             self._skip(row, DIED)
