@@ -29,6 +29,7 @@ SETTINGS = {
     "RAY_NUM_REDIS_GET_RETRIES": "5",  # tries of one second: how long a head that refuses is asked
 }
 """Read by Ray when it is imported; what the user has set counts, but for the first."""
+SHOWN_CHARS = 200
 TOKEN_FILE = Path(".ray", "auth_token")
 
 
@@ -80,8 +81,6 @@ class RaySession:
             options = {"num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES}
             if not _has_token():  # Ray would make one and leave it in HOME, where others may read it
                 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        elif _has_token():  # Ray shows it only where it found the address by itself
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
         stopped = False
         try:
             with undisturbed():  # Ray sets a handler of its own
@@ -138,6 +137,8 @@ def _prepare() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if _has_token():  # which Ray shows by itself only where it also found the address by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _has_token() -> bool:
@@ -191,7 +192,7 @@ def _answers(address: str) -> bool:
 def _refused(head: str | None, error: Exception) -> str:
     """Why there is no Ray, and what to do."""
     reasons = [str(found).strip().splitlines() for found in (error, error.__cause__) if found is not None]
-    words = "; ".join(f"{lines[0]} ... {lines[-1]}" if lines[1:] else lines[0] for lines in reasons if lines)
+    words = "; ".join(lines[-1][:SHOWN_CHARS] for lines in reasons if lines)
     if head is None:
         return f"Ray could not be started on this machine ({words}); use --executor local, or see to that"
     return (
