@@ -109,6 +109,8 @@ def embed_command(
     device: opt.Device = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     verify_inputs: Annotated[
         bool, typer.Option("--verify-inputs", help="Hash all inputs again instead of trusting size and time.")
     ] = False,
@@ -119,6 +121,7 @@ def embed_command(
     from sspruning import api
     from sspruning.stages.fill import usable_folder
 
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
     config = opt.stored(
         store,
         {
@@ -132,7 +135,7 @@ def embed_command(
                 "batch_size": batch_size,
                 "device": device,
             },
-            "execution": {"workers": workers, "executor": executor},
+            "execution": execution,
         },
         sets,
     )
@@ -180,12 +183,15 @@ def write_command(
     overwrite: opt.Overwrite = False,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Write the kept samples as new shards: raw bytes copied, digests checked, trainers' index files beside them."""
     from sspruning import api
 
     where = store or (selection if selection.is_dir() else selection.parent)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
     config = opt.stored(
         where,
         {
@@ -194,7 +200,7 @@ def write_command(
                 "order": order,
                 "seed": seed,
             },
-            "execution": {"workers": workers, "executor": executor},
+            "execution": execution,
         },
         sets,
     )
@@ -209,6 +215,8 @@ def run_command(
     sets: opt.Set = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
 ) -> None:
@@ -218,9 +226,8 @@ def run_command(
     from sspruning.stages.fill import usable_folder
     from sspruning.stages.report import report
 
-    config = opt.overridden(
-        load_config(config_file, sets), {"execution": {"workers": workers, "executor": executor}}, None
-    )
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.overridden(load_config(config_file, sets), {"execution": execution}, None)
     root = Path(config.paths.run_dir or f"runs/{config.name}")
     if dry_run:
         say.print_plan(config, root / "store", whole_run=True)

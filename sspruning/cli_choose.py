@@ -56,6 +56,8 @@ def score_command(
     column: opt.Column = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Score how hard every sample is; larger = harder. Brings the prototypes up to date first."""
@@ -65,7 +67,8 @@ def score_command(
         metric = metric or "imported"
         sets = sets if column else ["score.column=", *(sets or [])]  # a new table does not inherit the old one's column
     scoring = {"metric": metric, "distance": distance, "table": table and str(table.absolute()), "column": column}
-    config = opt.stored(store, {"score": scoring, "execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"score": scoring, "execution": execution}, sets)
     if (table or column) and config.score.metric != "imported":
         raise UsageError(f"--import and --column belong to imported scores, but the metric is {config.score.metric!r}")
     found = api.score(store, config=config, progress=say.console())
@@ -78,12 +81,15 @@ def advise_command(
     keep_fraction: opt.KeepFraction = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Say which policy and fraction the evidence speaks for, and why; brings prototypes and scores up to date."""
     from sspruning import api
 
-    config = opt.stored(store, {"execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"execution": execution}, sets)
     found = api.advise(store, keep_fraction, config=config, progress=say.console())
     say.advised(found, store)
 
@@ -111,6 +117,8 @@ def select_command(
     overwrite: opt.Overwrite = False,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Choose which samples stay; brings prototypes and scores up to date, and with --output writes the shards."""
@@ -120,13 +128,14 @@ def select_command(
     section = {**opt.choice(keep, recipe, step, option), "balance": balance, "floor": floor, "seed": seed}
     if len(asked) == 1:
         section["keep_fraction"] = asked[0]
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
     config = opt.stored(
         store,
         {
             "select": section,
             "score": {"metric": metric},
             "write": opt.writing(samples_per_shard, num_shards, min_shards, cls, rename_suffix, members, index),
-            "execution": {"workers": workers, "executor": executor},
+            "execution": execution,
         },
         sets,
     )
@@ -159,12 +168,15 @@ def sweep_command(
     seed: opt.Seed = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Compare fractions: balance, tail, copies and overlap of each; makes the selections that are missing."""
     from sspruning import api
 
     section = {**opt.choice(keep, recipe, step, option), "balance": balance, "floor": floor, "seed": seed}
-    config = opt.stored(store, {"select": section, "execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"select": section, "execution": execution}, sets)
     found = api.sweep(store, opt.fractions(keep_fraction), config=config, progress=say.console())
     tables.swept(found)

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "recipes": set(),
     "strict_yaml": {"errors"},
     "sections": NOUNS | {"recipes", "trainers"},
-    "config": NOUNS | {"sections", "strict_yaml"},
+    "config": NOUNS | {"sections", "strict_yaml", "execution"},
     "fingerprint": NOUNS,
     "progress": NOUNS,
     "trackers": {"errors", "progress"},

@@ -55,11 +55,17 @@ def executor_for(config: Config, *folders: Path) -> Generator[Executor]:
     """The configured executor; its workers are stopped at the end of the block.
 
     Args:
-        config: section `execution`.
+        config: sections `execution`, and `encoder` for its device.
         folders: where workers write; at the end they are swept of what dead and stopped workers left unfinished.
     """
-    workers = config.execution.workers or default_workers(config.encoder.device)
-    executor = make_executor(config.execution.executor, workers, config.execution.timeout_s)
+    place, device = config.execution, config.encoder.device
+    workers = place.workers
+    if workers is None and place.executor != "ray":  # a cluster is counted when it is there
+        workers = default_workers(device)
+    gpus = place.num_gpus_per_worker
+    if gpus is None and device not in {"auto", "cuda"}:
+        gpus = 0
+    executor = make_executor(place.executor, workers, place.timeout_s, gpus_per_worker=gpus, address=place.ray_address)
     try:
         yield executor
     finally:
