@@ -37,6 +37,7 @@ __all__ = [
     "Model",
     "NClusters",
     "NumShards",
+    "NumWorkers",
     "OutputOrNone",
     "Overwrite",
     "PolicyOption",
@@ -49,6 +50,7 @@ __all__ = [
     "Shards",
     "Step",
     "StoreDir",
+    "WorkerIndex",
     "Workers",
     "choice",
     "fractions",
@@ -65,6 +67,15 @@ Set = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", "-j", help="Worker processes. Default: one for each core, or each GPU.")
 ]
+NumWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--num-workers",
+        min=1,
+        help="Tasks that share the shards. Default: what SLURM (array, srun) or torchrun says; 1: do all here.",
+    ),
+]
+WorkerIndex = Annotated[int | None, typer.Option("--worker-index", min=0, help="Which of these tasks this is, from 0.")]
 Executor = Annotated[str | None, typer.Option("--executor", help="Where work runs: local, inline.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of this step.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, with counts and bytes, and stop.")]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import os
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -142,21 +143,29 @@ class Store:
         A record of a shard that is no longer in ``corpus.json`` is left out: its part stays, unused.
         """
         if self._records is None or refresh:
-            current = self.shards()
-            found = (self._read_record(shard_id) for shard_id in sorted(current))
-            self._records = [record for record in found if record is not None]
+            self._records = self.records_of(self.shards())
         return self._records
+
+    def records_of(self, shard_ids: Iterable[str]) -> list[CommitRecord]:
+        """Commit records of these shards as they are now, sorted by shard, each with its part in place."""
+        found = (self._read_record(shard_id) for shard_id in sorted(shard_ids))
+        return [record for record in found if record is not None]
+
+    def recorded(self) -> set[str]:
+        """Names of all shards that have a commit record, whatever it says: one look at the folder."""
+        return {name.removesuffix(".json") for name in self._part_files() if name.endswith(".json")}
+
+    def _part_files(self) -> list[str]:
+        """Names in the folder of parts; there may be hundreds of thousands, so no path is made of each."""
+        return os.listdir(self.path / "parts")  # noqa: PTH208
 
     def _record_path(self, shard_id: str) -> Path:
         return self.path / "parts" / f"{shard_id}.json"
 
     def _read_record(self, shard_id: str) -> CommitRecord | None:
         """The commit record of a shard if its part stands there with the right size."""
-        path = self._record_path(shard_id)
-        if not path.exists():
-            return None
         with contextlib.suppress(StoreError, TypeError, OSError):
-            record = CommitRecord(**cast("dict", read_json(path)))
+            record = CommitRecord(**cast("dict", read_json(self._record_path(shard_id))))
             part = self.path / "parts" / record.part_name
             belongs = record.shard_id == shard_id and record.fingerprint == self.part_fingerprint(record.shard_sha256)
             if belongs and part.stat().st_size == record.size:
@@ -210,14 +219,12 @@ class Store:
             (self.path / "quarantine" / f"{shard.shard_id}.json").unlink()
         return record
 
-    def drop_stale_parts(self) -> None:
-        """Remove parts of the current corpus that no record names: a commit that was killed may have left one."""
-        named = {record.part_name for record in self.records(refresh=True)}
-        current = self.shards()
-        for path in (self.path / "parts").glob("*.h5"):
-            shard_id = path.name.removesuffix(".h5").rpartition(".")[0]
-            if shard_id in current and path.name not in named:
-                path.unlink(missing_ok=True)
+    def drop_stale_parts(self, records: Iterable[CommitRecord], shard_ids: Container[str]) -> None:
+        """Remove parts of these shards that none of the records names: a commit that was killed may have left one."""
+        named = {record.part_name for record in records}
+        for name in self._part_files():
+            if name.endswith(".h5") and name not in named and name.removesuffix(".h5").rpartition(".")[0] in shard_ids:
+                (self.path / "parts" / name).unlink(missing_ok=True)
 
     def quarantine(self, shard: ShardRef, problem: str) -> None:
         """Record that a shard cannot be embedded, and why."""
@@ -231,7 +238,12 @@ class Store:
         current = self.shards()
         found: dict[str, str] = {}
         for path in sorted((self.path / "quarantine").glob("*.json")):
-            content = read_json(path)
+            try:
+                content = read_json(path)
+            except StoreError:
+                if path.exists():
+                    raise
+                continue  # another task has embedded the shard meanwhile
             if not isinstance(content, dict) or not {"shard_id", "problem"} <= content.keys():
                 raise StoreError(f"{path}: damaged; delete it and run `sspruning embed` again")
             if content["shard_id"] in current:
@@ -257,10 +269,14 @@ class Store:
             raise StoreError(f"{path}: {strange[0]!r} is no name of a shard; run `sspruning embed` again")
         return {shard.shard_id: shard for shard in found}
 
+    def manifest(self, *, refresh: bool = False) -> JSONValue:
+        """What ``manifest.json`` has to say."""
+        records = [asdict(record) for record in self.records(refresh=refresh)]
+        return {"store": self.fingerprint, "parts": cast("JSONValue", records)}
+
     def write_manifest(self) -> None:
         """Gather the commit records in ``manifest.json``; it can be rebuilt from ``parts/`` at any time."""
-        records = [asdict(record) for record in self.records(refresh=True)]
-        write_json(self.path / "manifest.json", {"store": self.fingerprint, "parts": cast("JSONValue", records)})
+        write_json(self.path / "manifest.json", self.manifest(refresh=True))
 
     def content_fingerprint(self) -> str:
         """Hex digest of all embeddings of the current corpus: changes when any part does."""

@@ -1,0 +1,104 @@
+"""What is left when a task has done its share: the manifest, once no shard of any task is missing."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+
+from sspruning.errors import StoreError
+from sspruning.records import ShardRef
+from sspruning.stages.inspect import Inspection, refuse_repeated_keys
+from sspruning.storage.atomic import read_json, write_json
+from sspruning.storage.corpus import Corpus
+from sspruning.storage.store import CommitRecord, Store
+
+__all__ = ["finish", "record_manifest"]
+
+SHOWN = 10
+
+
+def finish(store: Store, corpus: Corpus, *, check_keys: bool) -> list[ShardRef]:
+    """Shards that other tasks have left undone; if there are none, ``manifest.json`` is up to date now.
+
+    Args:
+        store: what the tasks fill.
+        corpus: all shards.
+        check_keys: no task has compared the keys of all shards, so whoever comes last does.
+
+    Raises:
+        UsageError: a key occurs in more than one shard.
+
+    Cost:
+        two looks at folders; for the last task also a read of all commit records and, with ``check_keys`` and unless
+        the manifest is there already, of all key hashes: 8 bytes of memory a sample.
+    """
+    left = _unsettled(store, corpus)
+    if left or _is_recorded(store):
+        return left
+    if check_keys:
+        _refuse_keys_of_several_shards(store)
+    record_manifest(store)
+    return []
+
+
+def record_manifest(store: Store) -> None:
+    """Bring ``manifest.json`` up to date; a file that holds these records already is left alone.
+
+    Tasks that finish at the same time may have read different records, and the one that read first may write last. So
+    whoever writes looks again.
+    """
+    while not _is_recorded(store):
+        write_json(store.path / "manifest.json", store.manifest())
+        store.records(refresh=True)
+
+
+def _is_recorded(store: Store) -> bool:
+    """True if the manifest says what the records said when they were last read."""
+    with suppress(StoreError):
+        return read_json(store.path / "manifest.json") == store.manifest()
+    return False
+
+
+def _unsettled(store: Store, corpus: Corpus) -> list[ShardRef]:
+    """Shards that have neither an up-to-date part nor a reason to have none.
+
+    As long as some have nothing at all, two looks at folders tell, and no record is read.
+    """
+    aside = {path.stem for path in (store.path / "quarantine").glob("*.json")}
+    named = store.recorded() | aside
+    missing = [shard for shard in corpus.shards if shard.shard_id not in named]
+    if missing:
+        return missing
+    records = {record.shard_id: record for record in store.records(refresh=True)}
+    return [shard for shard in corpus.shards if shard.shard_id not in aside and not _is_current(store, records, shard)]
+
+
+def _is_current(store: Store, records: dict[str, CommitRecord], shard: ShardRef) -> bool:
+    record = records.get(shard.shard_id)
+    if record is not None and (record.shard_size, record.shard_mtime_ns) == (shard.size, shard.mtime_ns):
+        return True
+    return store.committed(shard) is not None
+
+
+def _refuse_keys_of_several_shards(store: Store) -> None:
+    """Raise if two parts have a key in common, which is seen by hashes; keys are only read if some repeat.
+
+    Raises:
+        UsageError: names keys and shards.
+    """
+    hashes = [own for _, own in store.key_hashes()]
+    values, counts = np.unique(np.concatenate(hashes or [np.empty(0, np.uint64)]), return_counts=True)
+    suspects = values[counts > 1][:SHOWN]
+    if not len(suspects):
+        return
+    places: dict[str, list[str]] = {}
+    for record, own in zip(store.records(), hashes, strict=True):
+        rows = np.flatnonzero(np.isin(own, suspects))
+        if len(rows):
+            with store.open_part(record) as part:
+                keys = part.keys()
+            for row in rows:
+                places.setdefault(keys[row], []).append(record.shard_id)
+    lines = [f"{key!r} in {' and '.join(shards[:2])}" for key, shards in sorted(places.items()) if len(shards) > 1]
+    refuse_repeated_keys(Inspection(repeated_keys=lines))
