@@ -298,6 +298,8 @@ def status(found: Status) -> None:
     line(f"  selection: {found.selection}")
     for text in found.bars:
         line(f"    {text}")
+    for text in found.at_work:
+        line(f"  {text}")
     if found.pending:
         raise InterruptedRunError(f"{len(found.pending)} shards are not embedded yet: {', '.join(found.pending[:5])}")
     if found.quarantined:
