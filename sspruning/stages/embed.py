@@ -24,6 +24,7 @@ from sspruning.storage.store import Store
 __all__ = ["embed", "estimated_seconds"]
 
 WORKER = "sspruning.stages.embed_shard:EmbedWorker"
+SHOWN = 3  # shards that a note names
 MEASURED_RATE = 1500.0  # samples/s on one core, shipped encoder, CIFAR-10; for estimates before anything ran
 
 
@@ -176,4 +177,5 @@ def _keys_unknown(config: CorpusConfig) -> bool:
 def _left_in_words(left: list[ShardRef]) -> list[str]:
     if not left:
         return []
-    return [f"{len(left):,} shards of other tasks are not embedded yet, such as {left[0].shard_id}"]
+    shown = ", ".join(shard.shard_id for shard in left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
+    return [f"left to other tasks: {len(left):,} shards ({shown})"]

@@ -18,7 +18,6 @@ from sspruning.execution import Executor, Outcome, StageSpec, Task
 from sspruning.progress import Progress
 from sspruning.records import EmbedReport, JSONValue, ShardRef
 from sspruning.stages.embed_shard import Limits
-from sspruning.stages.finish import record_manifest
 from sspruning.stages.share import WHOLE, Share
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import Corpus
@@ -101,10 +100,9 @@ def fill(
         for outcome in executor.run(work, _tasks(pending)):
             ticker.tick(_settle(store, outcome, shards))
     sweep(store.path / "parts")  # again: a worker of a killed run may have taken a moment to die
-    records = store.records(refresh=True) if share.task is None else store.records_of(own)
-    store.drop_stale_parts(records, own)
+    store.drop_stale_parts(store.records_of(own), own)
     if share.task is None:
-        record_manifest(store)
+        store.write_manifest()
 
 
 def _redone(store: Store, of: int, pending: list[ShardRef]) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import cast
 
 import numpy as np
 
 from sspruning.errors import StoreError
 from sspruning.records import ShardRef
 from sspruning.stages.inspect import Inspection, refuse_repeated_keys
-from sspruning.storage.atomic import read_json, write_json
+from sspruning.storage.atomic import read_json
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import CommitRecord, Store
 
-__all__ = ["finish", "record_manifest"]
+__all__ = ["catch_up", "finish", "record_manifest"]
 
 SHOWN = 10
 
@@ -30,8 +31,8 @@ def finish(store: Store, corpus: Corpus, *, check_keys: bool) -> list[ShardRef]:
         UsageError: a key occurs in more than one shard.
 
     Cost:
-        two looks at folders; for the last task also a read of all commit records and, with ``check_keys`` and unless
-        the manifest is there already, of all key hashes: 8 bytes of memory a sample.
+        two looks at folders; for the last task also three reads of all commit records and, with ``check_keys`` and
+        unless the manifest is there already, one of all key hashes: 8 bytes of memory a sample.
     """
     left = _unsettled(store, corpus)
     if left or _is_recorded(store):
@@ -43,14 +44,32 @@ def finish(store: Store, corpus: Corpus, *, check_keys: bool) -> list[ShardRef]:
 
 
 def record_manifest(store: Store) -> None:
-    """Bring ``manifest.json`` up to date; a file that holds these records already is left alone.
+    """Bring ``manifest.json`` up to date, even if others do so at the same time.
 
-    Tasks that finish at the same time may have read different records, and the one that read first may write last. So
-    whoever writes looks again.
+    Tasks that finish together may have read different records, and the one that read first may write last. So whoever
+    has written looks again.
     """
+    store.write_manifest()
+    store.records(refresh=True)
     while not _is_recorded(store):
-        write_json(store.path / "manifest.json", store.manifest())
+        store.write_manifest()
         store.records(refresh=True)
+
+
+def catch_up(store: Store) -> None:
+    """Write a manifest if there is none, or one about other parts.
+
+    Where a shared file system is slow to show what others have written, every task may have taken another for the last.
+    A damaged file is left for `embed` to see to.
+    """
+    path = store.path / "manifest.json"
+    if path.exists():
+        with suppress(StoreError, TypeError, KeyError):
+            noted = {(entry["shard_id"], entry["fingerprint"]) for entry in cast("dict", read_json(path))["parts"]}
+            if noted != {(record.shard_id, record.fingerprint) for record in store.records()}:
+                store.write_manifest()
+        return
+    store.write_manifest()
 
 
 def _is_recorded(store: Store) -> bool:
@@ -66,7 +85,7 @@ def _unsettled(store: Store, corpus: Corpus) -> list[ShardRef]:
     As long as some have nothing at all, two looks at folders tell, and no record is read.
     """
     aside = {path.stem for path in (store.path / "quarantine").glob("*.json")}
-    named = store.recorded() | aside
+    named = {path.stem for path in (store.path / "parts").glob("*.json")} | aside
     missing = [shard for shard in corpus.shards if shard.shard_id not in named]
     if missing:
         return missing

@@ -25,7 +25,7 @@ from sspruning.stages.cluster import cluster, clustering_fingerprint
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
 from sspruning.stages.fill import usable_folder
-from sspruning.stages.finish import record_manifest
+from sspruning.stages.finish import catch_up
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
@@ -160,7 +160,7 @@ def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *
     """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
     store = Store(workspace.store)
     _refuse_gaps(store)
-    record_manifest(store)  # tasks of an array whose file system is slow to show may all have left it to the last
+    catch_up(store)
     found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
     if found is None:

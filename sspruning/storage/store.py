@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
-import os
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -151,21 +149,16 @@ class Store:
         found = (self._read_record(shard_id) for shard_id in sorted(shard_ids))
         return [record for record in found if record is not None]
 
-    def recorded(self) -> set[str]:
-        """Names of all shards that have a commit record, whatever it says: one look at the folder."""
-        return {name.removesuffix(".json") for name in self._part_files() if name.endswith(".json")}
-
-    def _part_files(self) -> list[str]:
-        """Names in the folder of parts; there may be hundreds of thousands, so no path is made of each."""
-        return os.listdir(self.path / "parts")  # noqa: PTH208
-
     def _record_path(self, shard_id: str) -> Path:
         return self.path / "parts" / f"{shard_id}.json"
 
     def _read_record(self, shard_id: str) -> CommitRecord | None:
         """The commit record of a shard if its part stands there with the right size."""
+        path = self._record_path(shard_id)
+        if not path.exists():
+            return None
         with contextlib.suppress(StoreError, TypeError, OSError):
-            record = CommitRecord(**cast("dict", read_json(self._record_path(shard_id))))
+            record = CommitRecord(**cast("dict", read_json(path)))
             part = self.path / "parts" / record.part_name
             belongs = record.shard_id == shard_id and record.fingerprint == self.part_fingerprint(record.shard_sha256)
             if belongs and part.stat().st_size == record.size:
@@ -192,8 +185,20 @@ class Store:
             return "put aside before" if aside else "new"
         return "its part is missing or damaged" if self._read_record(shard.shard_id) is None else "its content changed"
 
+    def _named_part(self, shard_id: str) -> Path | None:
+        """Path of the part that a shard's record names, whatever became of it."""
+        with contextlib.suppress(StoreError, TypeError):
+            record = CommitRecord(**cast("dict", read_json(self._record_path(shard_id))))
+            return self.part_path(record) if record.shard_id == shard_id else None
+        return None
+
     def commit(self, shard: ShardRef, shard_sha256: str, part: PartData, ignored: dict[str, int]) -> CommitRecord:
-        """Write a part, then the record that makes it count."""
+        """Write a part, then the record that makes it count.
+
+        The part that the record named before is removed; what a killed commit left is `drop_stale_parts`' to find, for
+        to look for it here would be to list all parts at each commit.
+        """
+        before = self._named_part(shard.shard_id)
         image = encode_part(part)
         mark = self.part_fingerprint(shard_sha256)
         target = self.path / "parts" / f"{shard.shard_id}.{short(mark)}.h5"
@@ -212,9 +217,8 @@ class Store:
             shard_sha256=shard_sha256,
         )
         write_json(self._record_path(shard.shard_id), cast("JSONValue", asdict(record)))
-        for stale in target.parent.glob(f"{glob.escape(shard.shard_id)}.????????????????.h5"):
-            if stale != target:
-                stale.unlink(missing_ok=True)
+        if before is not None and before != target:
+            before.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (self.path / "quarantine" / f"{shard.shard_id}.json").unlink()
         return record
@@ -222,9 +226,9 @@ class Store:
     def drop_stale_parts(self, records: Iterable[CommitRecord], shard_ids: Container[str]) -> None:
         """Remove parts of these shards that none of the records names: a commit that was killed may have left one."""
         named = {record.part_name for record in records}
-        for name in self._part_files():
-            if name.endswith(".h5") and name not in named and name.removesuffix(".h5").rpartition(".")[0] in shard_ids:
-                (self.path / "parts" / name).unlink(missing_ok=True)
+        for path in (self.path / "parts").glob("*.h5"):
+            if path.name not in named and path.name.removesuffix(".h5").rpartition(".")[0] in shard_ids:
+                path.unlink(missing_ok=True)
 
     def quarantine(self, shard: ShardRef, problem: str) -> None:
         """Record that a shard cannot be embedded, and why."""
@@ -269,14 +273,18 @@ class Store:
             raise StoreError(f"{path}: {strange[0]!r} is no name of a shard; run `sspruning embed` again")
         return {shard.shard_id: shard for shard in found}
 
-    def manifest(self, *, refresh: bool = False) -> JSONValue:
-        """What ``manifest.json`` has to say."""
+    def manifest(self, *, refresh: bool = False) -> dict[str, JSONValue]:
+        """What ``manifest.json`` has to say: all commit records."""
         records = [asdict(record) for record in self.records(refresh=refresh)]
         return {"store": self.fingerprint, "parts": cast("JSONValue", records)}
 
     def write_manifest(self) -> None:
-        """Gather the commit records in ``manifest.json``; it can be rebuilt from ``parts/`` at any time."""
-        write_json(self.path / "manifest.json", self.manifest(refresh=True))
+        """Bring ``manifest.json`` up to date; it can be rebuilt at any time. A file that is as it shall be stays."""
+        content = self.manifest(refresh=True)
+        with contextlib.suppress(StoreError):
+            if read_json(self.path / "manifest.json") == content:
+                return
+        write_json(self.path / "manifest.json", content)
 
     def content_fingerprint(self) -> str:
         """Hex digest of all embeddings of the current corpus: changes when any part does."""

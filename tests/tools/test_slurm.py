@@ -122,9 +122,13 @@ def test_an_array_whose_task_is_killed_is_finished_by_an_array_of_another_size(t
     assert "task 2 of 3: dead, its lock counts no more (SLURM job 102, process" in said
     assert [ended(process)[0] for process in (task(0, 0, 1), task(1, 0, 1))] == [0, 0]
     assert made(tmp_path / "store") == whole
-    code, said = ended(start("select.sbatch", "--set", "cluster.n_clusters=2", OUTPUT=str(tmp_path / "pruned")))
+    code, said = ended(
+        start(
+            "select.sbatch", "--keep-fraction", "0.5", "--set", "cluster.n_clusters=2", OUTPUT=str(tmp_path / "pruned")
+        )
+    )
     assert code == 0, said
-    assert "25 samples in" in said
+    assert "kept 18 of 36 samples" in said
     assert not (tmp_path / "scontrol.log").exists()
 
 
