@@ -79,7 +79,8 @@ def make_plan(
             refuse_repeated_keys(inspection)
         n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
     else:
-        n = Store(store).n_rows if not pending else None
+        done = Store(store).records_of(shard.shard_id for shard in corpus.shards) if not pending else None
+        n = None if done is None else sum(record.n_rows for record in done)
     if n == 0 and whole_corpus and inspection is not None and not inspection.problems:
         raise UsageError(
             f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
