@@ -65,7 +65,7 @@ class Assumptions:
     def in_words(self) -> list[str]:
         """All of them, for people."""
         return [
-            f"Assumed: shards of {self.samples_per_shard:,} photographs; an H100 for each task, ViT-S/16 at 224 pixels, "
+            f"Assumed: shards of {self.samples_per_shard:,} photographs; an H100 for each task, ViT-S/16 at 224 px, "
             f"{self.gpu_per_s:,.0f} forward passes a second (twice the {RTX4090_PER_S:,} that timm's results list for "
             "an RTX 4090, PyTorch 2.4, amp). "
             f"Measured: one core of ours decodes {DECODE_PER_CORE:,.0f} photographs a second. A worker with a GPU "
