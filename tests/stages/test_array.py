@@ -7,10 +7,11 @@ import pytest
 
 from sspruning import api
 from sspruning.config import CorpusConfig
-from sspruning.errors import MachineError, UsageError
+from sspruning.errors import MachineError, StoreError, UsageError
 from sspruning.records import EncoderSpec
 from sspruning.stages import finish
-from sspruning.stages.embed import embed
+from sspruning.stages.embed import _created, embed
+from sspruning.stages.fill import limits_of, store_settings
 from sspruning.stages.share import Share
 from sspruning.stages.status import status
 from sspruning.storage.atomic import write_json
@@ -193,3 +194,19 @@ def test_a_whole_run_beside_a_live_task_is_refused_and_so_is_the_same_task(task,
 def test_a_share_that_is_none_is_refused(task):
     with pytest.raises(UsageError, match="indices are 0 to 1"):
         task(2, 2)
+
+
+def test_a_task_whose_probe_came_to_another_number_type_takes_that_of_the_store(tmp_path, monkeypatch):
+    def described(executor, work):
+        dtype = work.kwargs["spec"].dtype.replace("auto", "float32")
+        identity = {"encoder": work.kwargs["spec"].name, "dtype": dtype}
+        return {"dim": 4, "identity": identity, "notes": []}
+
+    monkeypatch.setattr("sspruning.stages.embed._describe", described)
+    limits, spec = limits_of(CorpusConfig()), EncoderSpec(name="x")
+    theirs = {"dim": 4, "identity": {"encoder": "x", "dtype": "bfloat16"}}
+    Store.create(tmp_path, store_settings(theirs, limits))
+    assert _created(tmp_path, spec, spec, limits, None)[1].dtype == "bfloat16"
+    other = EncoderSpec(name="y")
+    with pytest.raises(StoreError, match="other settings"):
+        _created(tmp_path, other, other, limits, None)
