@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -128,6 +129,7 @@ def embed(
     verify_inputs: bool = False,
     n_total: int | None = None,
     share: Share = WHOLE,
+    look_again: Callable[[], Corpus] | None = None,
 ) -> EmbedReport:
     """`EmbedReport` of a store that now holds a part for every sound shard of the corpus, or of this task's share.
 
@@ -144,6 +146,7 @@ def embed(
         verify_inputs: hash every input again instead of trusting size and modification time.
         n_total: samples of the share where known, for the progress bar.
         share: which shards are done here; other tasks do theirs in the same store, at the same time or not.
+        look_again: the corpus anew, if ``corpus`` may have old sizes and times of shards of other tasks.
 
     Raises:
         StoreError: the store was made with other settings.
@@ -165,7 +168,7 @@ def embed(
     store = Store(store_path)
     work = StageSpec(WORKER, {"spec": wanted, "limits": limits, "store": str(store_path)})
     fill(store, corpus, pending, work, executor, progress, n_total=n_total, stage="embed", share=share)
-    left = [] if share.task is None else finish(store, corpus, check_keys=_keys_unknown(config))
+    left = [] if share.task is None else finish(store, look_again or (lambda: corpus), check_keys=_keys_unknown(config))
     return report_of(store, corpus, len(pending), [*notes, *_left_in_words(left)], share, len(left))
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -18,6 +17,7 @@ from sspruning.execution import Executor, Outcome, StageSpec, Task
 from sspruning.progress import Progress
 from sspruning.records import EmbedReport, JSONValue, ShardRef
 from sspruning.stages.embed_shard import Limits
+from sspruning.stages.finish import record_corpus
 from sspruning.stages.share import WHOLE, Share
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import Corpus
@@ -91,7 +91,7 @@ def fill(
         sweep(store.path / folder)
     if 0 < len(pending) < len(own):
         progress.note(_redone(store, len(own), pending))
-    _record_corpus(store, corpus)
+    record_corpus(store, corpus)
     _touch(store, own)
     shards = {shard.shard_id: shard for shard in pending}
     done = [] if n_total is None else store.records_of(own.keys() - shards.keys())
@@ -164,14 +164,6 @@ def _settle(store: Store, outcome: Outcome, shards: dict[str, ShardRef]) -> int:
     # a part of what the shard was before must not count any more
     (store.path / "parts" / f"{shard.shard_id}.json").unlink(missing_ok=True)
     return 0
-
-
-def _record_corpus(store: Store, corpus: Corpus) -> None:
-    """Make ``corpus`` the store's corpus; a file that says so already is left alone."""
-    with suppress(StoreError, TypeError, KeyError):
-        if tuple(store.shards().values()) == corpus.shards:
-            return
-    store.set_shards(corpus.shards)
 
 
 def _touch(store: Store, own: dict[str, ShardRef]) -> None:

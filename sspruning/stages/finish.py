@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
@@ -14,26 +15,31 @@ from sspruning.storage.atomic import read_json
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import CommitRecord, Store
 
-__all__ = ["catch_up", "finish", "record_manifest"]
+__all__ = ["catch_up", "finish", "record_corpus", "record_manifest"]
 
 SHOWN = 10
 
 
-def finish(store: Store, corpus: Corpus, *, check_keys: bool) -> list[ShardRef]:
-    """Shards that other tasks have left undone; if there are none, ``manifest.json`` is up to date now.
+def finish(store: Store, look: Callable[[], Corpus], *, check_keys: bool) -> list[ShardRef]:
+    """Shards that other tasks have left undone; if there are none, the small files of the store are up to date now.
 
     Args:
-        store: what the tasks fill.
-        corpus: all shards.
+        store: what the tasks fill; its list of shards has the right names.
+        look: all shards as they are now; asked for only if none of the names is missing.
         check_keys: no task has compared the keys of all shards, so whoever comes last does.
 
     Raises:
         UsageError: a key occurs in more than one shard.
 
     Cost:
-        two looks at folders; for the last task also three reads of all commit records and, with ``check_keys`` and
-        unless the manifest is there already, one of all key hashes: 8 bytes of memory a sample.
+        two looks at folders; for the last task also a look at all shards, three reads of all commit records and, with
+        ``check_keys`` and unless the manifest is there already, one of all key hashes: 8 bytes of memory a sample.
     """
+    left = _without_anything(store)
+    if left:
+        return left
+    corpus = look()
+    record_corpus(store, corpus)
     left = _unsettled(store, corpus)
     if left or _is_recorded(store):
         return left
@@ -41,6 +47,14 @@ def finish(store: Store, corpus: Corpus, *, check_keys: bool) -> list[ShardRef]:
         _refuse_keys_of_several_shards(store)
     record_manifest(store)
     return []
+
+
+def record_corpus(store: Store, corpus: Corpus) -> None:
+    """Make ``corpus`` the store's corpus; a file that says so already is left alone."""
+    with suppress(StoreError, TypeError, KeyError):
+        if tuple(store.shards().values()) == corpus.shards:
+            return
+    store.set_shards(corpus.shards)
 
 
 def record_manifest(store: Store) -> None:
@@ -79,16 +93,15 @@ def _is_recorded(store: Store) -> bool:
     return False
 
 
-def _unsettled(store: Store, corpus: Corpus) -> list[ShardRef]:
-    """Shards that have neither an up-to-date part nor a reason to have none.
+def _without_anything(store: Store) -> list[ShardRef]:
+    """Shards that have neither a record nor a reason to have none, whatever these say; no record is read."""
+    named = {path.stem for folder in ("parts", "quarantine") for path in (store.path / folder).glob("*.json")}
+    return [shard for shard_id, shard in sorted(store.shards().items()) if shard_id not in named]
 
-    As long as some have nothing at all, two looks at folders tell, and no record is read.
-    """
+
+def _unsettled(store: Store, corpus: Corpus) -> list[ShardRef]:
+    """Shards that have neither an up-to-date part nor a reason to have none."""
     aside = {path.stem for path in (store.path / "quarantine").glob("*.json")}
-    named = {path.stem for path in (store.path / "parts").glob("*.json")} | aside
-    missing = [shard for shard in corpus.shards if shard.shard_id not in named]
-    if missing:
-        return missing
     records = {record.shard_id: record for record in store.records(refresh=True)}
     return [shard for shard in corpus.shards if shard.shard_id not in aside and not _is_current(store, records, shard)]
 

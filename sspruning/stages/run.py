@@ -30,6 +30,7 @@ from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
 from sspruning.stages.share import WHOLE, Share
+from sspruning.stages.shared_corpus import shared_corpus
 from sspruning.stages.sidecars import META
 from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import refuse_nested_output, write
@@ -96,7 +97,7 @@ def up_to_parts(
         share: which of the shards are done here.
         verify_inputs: hash all inputs again instead of trusting size and modification time.
     """
-    corpus = open_corpus(config.corpus.input)
+    corpus = shared_corpus(config.corpus.input, folder, share)
     own, n_total, whole = share.of(corpus), None, share.task is None
     if not whole:
         progress.note(share.describe(corpus))
@@ -114,6 +115,7 @@ def up_to_parts(
             verify_inputs=verify_inputs,
             n_total=n_total,
             share=share,
+            look_again=lambda: open_corpus(config.corpus.input),
         )
         workspace.save_config(config)
     return report

@@ -10,9 +10,11 @@ from sspruning.config import CorpusConfig
 from sspruning.errors import MachineError, StoreError, UsageError
 from sspruning.records import EncoderSpec
 from sspruning.stages import finish
+from sspruning.stages import shared_corpus as shared_corpus_module
 from sspruning.stages.embed import _created, embed
 from sspruning.stages.fill import limits_of, store_settings
 from sspruning.stages.share import Share
+from sspruning.stages.shared_corpus import shared_corpus
 from sspruning.stages.status import status
 from sspruning.storage.atomic import write_json
 from sspruning.storage.corpus import open_corpus
@@ -210,3 +212,32 @@ def test_a_task_whose_probe_came_to_another_number_type_takes_that_of_the_store(
     other = EncoderSpec(name="y")
     with pytest.raises(StoreError, match="other settings"):
         _created(tmp_path, other, other, limits, None)
+
+
+def test_a_task_that_finds_the_list_of_shards_looks_at_its_own_only(task, tmp_path, shards, monkeypatch):
+    asked = []
+    real = shared_corpus_module.open_corpus
+    monkeypatch.setattr(shared_corpus_module, "open_corpus", lambda inputs: asked.append(len(inputs)) or real(inputs))
+    task(0, 5)
+    task(1, 5)
+    assert asked == [1, 1]  # the folder, and then one shard
+    looked = shared_corpus([str(shards / "*.tar")], tmp_path / "store", Share(2, 5))
+    assert looked == real([str(shards)])
+    assert asked[2:] == [1]
+    assert shared_corpus([str(shards / "train-00000[0-2].tar")], tmp_path / "store", Share(2, 5)).size_bytes < (
+        looked.size_bytes
+    )
+
+
+def test_shards_that_change_between_two_arrays_are_done_again_and_listed_as_they_are(tmp_path, task, small):
+    small.corpus(tmp_path / "in", shards=3, count=8)
+    for index in range(3):
+        task(index, 3, source=tmp_path / "in")
+    for number in (0, 2):
+        small.corpus(tmp_path / "new", shards=3, count=9)
+        (tmp_path / "new" / f"train-{number:06d}.tar").replace(tmp_path / "in" / f"train-{number:06d}.tar")
+    assert [task(index, 3, source=tmp_path / "in").done_now for index in range(3)] == [1, 0, 1]
+    listed = tuple(Store(tmp_path / "store").shards().values())
+    assert listed == open_corpus([str(tmp_path / "in")]).shards
+    parts = json.loads((tmp_path / "store" / "manifest.json").read_text())["parts"]
+    assert [part["n_rows"] for part in parts] == [9, 8, 9]
