@@ -48,22 +48,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def costs_of(drivers: list[Driver], starts: list[float], assumed: Assumptions | None) -> Costs:
-    """The costs of tasks as functions of the number of shards, by the measurements and what is assumed on top."""
+def costs_of(drivers: list[Driver], starts: list[float], assumed: Assumptions | None, *, first: bool) -> Costs:
+    """The costs of tasks as functions of the number of shards, by the measurements and what is assumed on top.
+
+    ``first``: all tasks start in an empty store at the same moment, so that each has to look at all shards.
+    """
     fixed, per_shard, per_own = fitted([(d.n, d.n / count, s) for d in drivers for count, s in d.tasks.items()])
     largest = max(drivers, key=lambda d: d.n)
     last = max(0.0, largest.last - largest.tasks[COUNTS[-1]] + largest.key_hashes) / largest.n
     measured = Costs(
         start_s=starts, fixed_s=fixed, per_shard_s=per_shard, per_own_shard_s=per_own, last_per_shard_s=last
     )
+    if first:
+        measured = replace(measured, per_shard_s=per_shard + largest.open_corpus / largest.n)
     if assumed is None:
         return measured
+    calls = assumed.calls_per_shard if first else 0.0
     return replace(
         measured,
-        per_shard_s=per_shard + assumed.calls_per_shard * assumed.latency_s,
+        per_shard_s=measured.per_shard_s + calls * assumed.latency_s,
         per_own_shard_s=per_own + assumed.calls_per_own_shard * assumed.latency_s,
         last_per_shard_s=last + assumed.calls_of_the_last * assumed.latency_s,
-        calls_per_shard=assumed.calls_per_shard,
+        calls_per_shard=calls,
         calls_per_own_shard=assumed.calls_per_own_shard,
         server_calls_per_s=assumed.server_calls_per_s,
     )
@@ -113,8 +119,8 @@ def where_it_stops(found: list[Replay]) -> list[str]:
     told = []
     for one in found[1:]:
         costs = {
-            "each task lists and looks at every shard, and the file server answers all of them": one.server_s,
-            "each task lists and looks at every shard": one.listing_s,
+            "what all tasks ask the file server": one.server_s,
+            "what each task asks by itself: the list of shards, its own shards and records": one.listing_s,
             "the last task reads every commit record and compares all keys": one.last_s,
             "the slowest task has larger shards": one.straggling_s,
             "the start": one.start_s,
@@ -128,9 +134,12 @@ def page(
     shard_s: list[float], starts: list[float], drivers: list[Driver], assumed: Assumptions, where: dict[str, str]
 ) -> str:
     """The results as Markdown."""
-    local = replays(shard_s, costs_of(drivers, starts, None), SHARDS_EACH)
+    local = replays(shard_s, costs_of(drivers, starts, None, first=True), SHARDS_EACH)
     scale = assumed.shard_s / float(np.mean(shard_s))
-    cluster = replays([s * scale for s in shard_s], costs_of(drivers, starts, assumed), assumed.shards_each)
+    cluster, crowd = (
+        replays([s * scale for s in shard_s], costs_of(drivers, starts, assumed, first=first), assumed.shards_each)
+        for first in (False, True)
+    )
     spread = float(np.std(shard_s) / np.mean(shard_s))
     lines = [
         "# How far job arrays scale",
@@ -154,9 +163,20 @@ def page(
         "",
         *assumed.in_words(),
         "",
+        "The list of shards is in the store already, because a task was done before the others began:",
+        "",
         *replay_table(cluster),
         "",
         *where_it_stops(cluster),
+        "",
+        "All tasks begin in an empty store at the same moment, so each looks at every shard:",
+        "",
+        *replay_table(crowd),
+        "",
+        *where_it_stops(crowd),
+        "",
+        "So start one task first (`--array=0`, then the whole array), let `--array=0-511%64` hold the others back, or "
+        "give each task a machine with several GPUs instead of one.",
         "",
         *plan_table(assumed, cluster[-1]),
         "",

@@ -38,11 +38,11 @@ class Assumptions:
     server_calls_per_s: float = 20_000
     """What its metadata server answers, all tasks together."""
     calls_per_shard: float = 5.0
-    """Of a task, for each shard of the corpus; counted with strace: `open_corpus`."""
-    calls_per_own_shard: float = 20.0
-    """For each of its own; counted: four reads of its commit record."""
-    calls_of_the_last: float = 14.0
-    """Of the last task, for each shard; counted: three reads of its commit record."""
+    """Of a task that looks at all shards, for each of them; counted with strace: `open_corpus`."""
+    calls_per_own_shard: float = 26.0
+    """For each of its own; counted: a look at it and four reads of its commit record."""
+    calls_of_the_last: float = 19.0
+    """Of the last task, for each shard; counted: a look at it and three reads of its commit record."""
     cores: int = 64
     """Of the machine for the steps after embedding."""
     keep_fraction: float = 0.5
@@ -73,9 +73,9 @@ class Assumptions:
             f"{self.per_s / self.gpu_per_s:.0%} of what its GPU could. Shards vary as the recorded ones do.",
             "",
             f"Assumed of the file system: {self.latency_s * 1e3:g} ms a call, {self.server_calls_per_s:,.0f} calls a "
-            f"second for all tasks together. Counted with strace: {self.calls_per_shard:g} calls of each task for each "
-            f"shard of the whole corpus, {self.calls_per_own_shard:g} for each of its own, {self.calls_of_the_last:g} "
-            "more for each shard by the task that comes last.",
+            f"second for all tasks. Counted with strace: {self.calls_per_own_shard:g} calls of a task for each "
+            f"of its own shards, {self.calls_per_shard:g} for each shard of the corpus if it has to look at all, and "
+            f"{self.calls_of_the_last:g} for each by the task that comes last.",
         ]
 
 
