@@ -108,9 +108,8 @@ def embed(
         StoreError: the store was made with other settings.
     """
     share = Share(worker_index, num_workers)
-    given = override(
-        _config(Path(store), config), "corpus", input=[inputs] if isinstance(inputs, str) else list(inputs)
-    )
+    listed = [inputs] if isinstance(inputs, str) else list(inputs)
+    given = override(_config(Path(store), config), "corpus", input=listed)
     return chain.up_to_parts(Path(store), given, progress or SilentProgress(), share, verify_inputs=verify_inputs)
 
 

@@ -103,9 +103,8 @@ def _array(environment: Mapping[str, str]) -> Share:
     task, count = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
     if count == 1:
         return WHOLE
-    first, step = (
-        _number(environment, f"SLURM_ARRAY_TASK_{name}", default) for name, default in (("MIN", 0), ("STEP", 1))
-    )
+    first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
+    step = _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
     last = _number(environment, "SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
     index, rest = divmod(task - first, step) if step > 0 else (-1, 1)
     if rest or not 0 <= index < count or last != first + (count - 1) * step:

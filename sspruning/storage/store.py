@@ -186,10 +186,11 @@ class Store:
         return "its part is missing or damaged" if self._read_record(shard.shard_id) is None else "its content changed"
 
     def _named_part(self, shard_id: str) -> Path | None:
-        """Path of the part that a shard's record names, whatever became of it."""
+        """Path of the part that a shard's record names, whatever became of it; None if the record is not sound."""
         with contextlib.suppress(StoreError, TypeError):
             record = CommitRecord(**cast("dict", read_json(self._record_path(shard_id))))
-            return self.part_path(record) if record.shard_id == shard_id else None
+            sound = record.shard_id == shard_id and record.fingerprint == self.part_fingerprint(record.shard_sha256)
+            return self.part_path(record) if sound else None
         return None
 
     def commit(self, shard: ShardRef, shard_sha256: str, part: PartData, ignored: dict[str, int]) -> CommitRecord:

@@ -175,8 +175,8 @@ def page(
         "",
         *where_it_stops(crowd),
         "",
-        "So start one task first (`--array=0`, then the whole array), let `--array=0-511%64` hold the others back, or "
-        "give each task a machine with several GPUs instead of one.",
+        "So let one task begin before the others, `--num-workers 512 --worker-index 0` in a job of its own, or give "
+        "each task a machine with several GPUs instead of one.",
         "",
         *plan_table(assumed, cluster[-1]),
         "",
