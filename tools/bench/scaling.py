@@ -42,7 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default=str(ROOT.parent / "shared/data/cifar10/train-0000*.tar"), help="shards (default %(default)s)")
-    add("--sizes", default="1000,4000,16000", metavar="N,...", help="shards of the stores (default %(default)s)")
+    add("--sizes", default="1000,4000,10000", metavar="N,...", help="shards of the stores (default %(default)s)")
     add("--starts", type=int, default=5, help="tasks whose start is timed (default %(default)s)")
     add("--record", action="store_true", help="keep the tables and the rows")
     return parser.parse_args(arguments)

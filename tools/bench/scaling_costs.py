@@ -137,7 +137,7 @@ def at_size(folder: Path, shard: Path, n: int, counts: tuple[int, ...]) -> Drive
         (store.path / "manifest.json").unlink(missing_ok=True)
         task(counts[-1])
 
-    whole, hashes = _seconds(last), _seconds(lambda: list(store.key_hashes()))
+    whole, hashes = _seconds(last), _seconds(lambda: list(store.key_hashes()), 1)
     left = store.path / "parts" / f"s-{n - 1:06d}.json"
     kept = left.read_bytes()
     left.unlink()
