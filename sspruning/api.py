@@ -17,12 +17,12 @@ from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selecti
 from sspruning.stages import run as chain
 from sspruning.stages.advise import Advice
 from sspruning.stages.choose_k import KSweep, sweep_k
-from sspruning.stages.embed import embed as embed_stage
 from sspruning.stages.fill import usable_folder
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.plan import Plan, make_plan
 from sspruning.stages.run import RunResult, executor_for, prune
+from sspruning.stages.share import Share
 from sspruning.stages.sidecars import META
 from sspruning.stages.status import Status, status
 from sspruning.stages.sweep import SweepRow, compare_selections
@@ -87,6 +87,8 @@ def embed(
     config: Config | None = None,
     progress: Progress | None = None,
     verify_inputs: bool = False,
+    worker_index: int = 0,
+    num_workers: int = 1,
 ) -> EmbedReport:
     """`EmbedReport` of the store at ``store``, which now holds the embeddings of every sound shard.
 
@@ -96,32 +98,19 @@ def embed(
         config: sections `corpus`, `encoder` and `execution` are used.
         progress: told after each shard.
         verify_inputs: hash all inputs again instead of trusting size and modification time.
+        worker_index: which of ``num_workers`` calls this is, from 0: it does every ``num_workers``-th shard of the
+            sorted list from there on, and reports on these.
+        num_workers: calls that share the work, in processes of their own, on one machine or on many that see the
+            same files; another number may go on where these stopped.
 
     Raises:
-        UsageError: nothing to read, or repeated keys.
+        UsageError: nothing to read, repeated keys, or a worker index that is none.
         StoreError: the store was made with other settings.
     """
-    folder = Path(store)
-    given = _config(folder, config)
+    share = Share(worker_index, num_workers)
     listed = [inputs] if isinstance(inputs, str) else list(inputs)
-    given = override(given, "corpus", input=listed)
-    corpus = open_corpus(listed)
-    reporter = progress or SilentProgress()
-    found = make_plan(corpus, folder, given, reporter, whole_run=False)
-    workspace = Workspace.of(folder)
-    with workspace.alone(), executor_for(given, folder / "parts") as executor:
-        report = embed_stage(
-            corpus,
-            folder,
-            given.encoder.spec(),
-            given.corpus,
-            executor,
-            reporter,
-            verify_inputs=verify_inputs,
-            n_total=found.n_in_shards,
-        )
-        workspace.save_config(given)
-    return report
+    given = override(_config(Path(store), config), "corpus", input=listed)
+    return chain.up_to_parts(Path(store), given, progress or SilentProgress(), share, verify_inputs=verify_inputs)
 
 
 def plan(config: Config, store: Path, progress: Progress | None = None) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,14 +115,18 @@ def embed_command(
     verify_inputs: Annotated[
         bool, typer.Option("--verify-inputs", help="Hash all inputs again instead of trusting size and time.")
     ] = False,
+    num_workers: opt.NumWorkers = None,
+    worker_index: opt.WorkerIndex = None,
     dry_run: opt.DryRun = False,
     sets: opt.Set = None,
 ) -> None:
-    """Embed every image of the shards into a store; resumes where it stopped."""
-    from sspruning import api
+    """Embed every image of the shards into a store; resumes where it stopped. Tasks of a job array share the work."""
     from sspruning.stages.fill import usable_folder
+    from sspruning.stages.run import up_to_parts
+    from sspruning.stages.share import share_of
 
     execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    share = share_of(os.environ, num_workers, worker_index)
     config = opt.stored(
         store,
         {
@@ -140,11 +145,11 @@ def embed_command(
         sets,
     )
     if dry_run:
-        say.print_plan(config, store, whole_run=False)
+        say.print_plan(config, store, whole_run=False, share=share)
         return
     usable_folder(store)
-    with _progress(store / "logs" / "events.jsonl", config) as progress:
-        report = api.embed(shards, store, config=config, progress=progress, verify_inputs=verify_inputs)
+    with _progress(store / "logs" / share.events, config) as progress:
+        report = up_to_parts(store, config, progress, share, verify_inputs=verify_inputs)
         say.embedded(report, store)
         say.exit_if_quarantined(report)
 

@@ -38,6 +38,7 @@ __all__ = [
     "NClusters",
     "NumGpusPerWorker",
     "NumShards",
+    "NumWorkers",
     "OutputOrNone",
     "Overwrite",
     "PolicyOption",
@@ -51,6 +52,7 @@ __all__ = [
     "Shards",
     "Step",
     "StoreDir",
+    "WorkerIndex",
     "Workers",
     "choice",
     "execution",
@@ -85,6 +87,15 @@ NumGpusPerWorker = Annotated[
         "--num-gpus-per-worker", help="GPUs that each worker has for itself. Default: 1 if there are any, else 0."
     ),
 ]
+NumWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--num-workers",
+        min=1,
+        help="Tasks that share the shards. Default: what SLURM (array, srun) or torchrun says; 1: do all here.",
+    ),
+]
+WorkerIndex = Annotated[int | None, typer.Option("--worker-index", min=0, help="Which of these tasks this is, from 0.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of this step.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, with counts and bytes, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace shards of another selection in the output.")]

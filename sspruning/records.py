@@ -316,3 +316,5 @@ class EmbedReport:
     done_now: int
     """Shards embedded by this call; the others were up to date."""
     notes: list[str] = field(default_factory=list)
+    n_left: int = 0
+    """Of a task that has a share of the shards, which the other counts are about: shards that others have not done."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sspruning.stages.advise import Advice
     from sspruning.stages.inspect import Inspection
     from sspruning.stages.report import ReportFile
+    from sspruning.stages.share import Share
     from sspruning.stages.status import Status
     from sspruning.stages.verify import VerifyReport
 
@@ -214,20 +215,26 @@ def written(manifest: Manifest) -> None:
     line(f"  prove it with: sspruning verify {manifest.path}")
 
 
-def print_plan(config: Config, store: Path, *, whole_run: bool) -> None:
-    """Say what a run would do: counts, bytes, time."""
+def print_plan(config: Config, store: Path, *, whole_run: bool, share: Share | None = None) -> None:
+    """Say what a run, or a task that has a share of the shards, would do: counts, bytes, time."""
     from sspruning.progress import duration
     from sspruning.stages.embed import estimated_seconds
     from sspruning.stages.plan import make_plan
     from sspruning.storage.corpus import open_corpus
 
-    found = make_plan(open_corpus(config.corpus.input), store, config, console(), whole_run=whole_run)
+    corpus = open_corpus(config.corpus.input)
+    if share is not None and share.task is not None:
+        line(share.describe(corpus))
+        corpus = share.of(corpus)
+        if not corpus.shards:
+            return
+    found = make_plan(corpus, store, config, console(), whole_run=whole_run)
     samples = "unknown" if found.n_samples is None else f"{found.n_samples:,}"
     line(f"input: {found.n_shards:,} shards, {size(found.size_bytes)}, samples with an image: {samples}")
     line(f"to embed: {found.pending_shards:,} shards, {size(found.pending_bytes)}")
     if found.n_samples is not None:
-        share = found.pending_bytes / max(found.size_bytes, 1)
-        seconds, source = estimated_seconds(store, round(found.n_samples * share), config)
+        pending = found.pending_bytes / max(found.size_bytes, 1)
+        seconds, source = estimated_seconds(store, round(found.n_samples * pending), config)
         line(f"  time: about {duration(seconds)} ({source})")
         line(f"  store: about {size(found.n_samples * found.bytes_per_row)} in {store}")
     if whole_run and found.n_kept is not None:
@@ -298,6 +305,8 @@ def status(found: Status) -> None:
     line(f"  selection: {found.selection}")
     for text in found.bars:
         line(f"    {text}")
+    for text in found.at_work:
+        line(f"  {text}")
     if found.pending:
         raise InterruptedRunError(f"{len(found.pending)} shards are not embedded yet: {', '.join(found.pending[:5])}")
     if found.quarantined:

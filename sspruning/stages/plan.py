@@ -44,7 +44,15 @@ class Plan:
         return None if self.inspection is None else self.inspection.n_samples
 
 
-def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *, whole_run: bool = True) -> Plan:
+def make_plan(
+    corpus: Corpus,
+    store: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    whole_run: bool = True,
+    whole_corpus: bool = True,
+) -> Plan:
     """`Plan` of a run: counts, bytes, and what is done already. Reads tar headers unless `corpus.preflight` is off.
 
     Args:
@@ -53,6 +61,7 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
         config: the whole configuration.
         progress: told while headers are read.
         whole_run: False checks only what an embedding needs, not clusters and fractions.
+        whole_corpus: False if ``corpus`` is the share of one task, which may hold no image at all.
 
     Raises:
         UsageError: repeated keys, more prototypes than samples, a fraction that keeps nothing, or more output shards
@@ -70,8 +79,9 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
             refuse_repeated_keys(inspection)
         n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
     else:
-        n = Store(store).n_rows if not pending else None
-    if n == 0 and inspection is not None and not inspection.problems:
+        done = Store(store).records_of(shard.shard_id for shard in corpus.shards) if not pending else None
+        n = None if done is None else sum(record.n_rows for record in done)
+    if n == 0 and whole_corpus and inspection is not None and not inspection.problems:
         raise UsageError(
             f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
             f"the corpus has {', '.join(inspection.suffixes) or 'none'}; set --image-key"

@@ -25,10 +25,13 @@ from sspruning.stages.cluster import cluster, clustering_fingerprint
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
 from sspruning.stages.fill import usable_folder
+from sspruning.stages.finish import catch_up
 from sspruning.stages.full_rounds import clear_rounds, full_rounds, last_state
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
+from sspruning.stages.share import WHOLE, Share
+from sspruning.stages.shared_corpus import shared_corpus
 from sspruning.stages.sidecars import META
 from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import refuse_nested_output, write
@@ -44,6 +47,7 @@ __all__ = [
     "prototypes_mark",
     "prune",
     "up_to_advice",
+    "up_to_parts",
     "up_to_prototypes",
     "up_to_scores",
     "up_to_selections",
@@ -88,6 +92,42 @@ def check_names(config: Config) -> None:
     EXECUTORS.check(config.execution.executor)
     if importlib.util.find_spec("faiss") is None:
         import_faiss()
+
+
+def up_to_parts(
+    folder: Path, config: Config, progress: Progress, share: Share = WHOLE, *, verify_inputs: bool = False
+) -> EmbedReport:
+    """`EmbedReport` of the store ``folder``, in which every sound shard of the share has its part now.
+
+    Args:
+        folder: made if missing.
+        config: sections `corpus`, `encoder` and `execution` are used.
+        progress: told after each shard.
+        share: which of the shards are done here.
+        verify_inputs: hash all inputs again instead of trusting size and modification time.
+    """
+    corpus = shared_corpus(config.corpus.input, folder, share)
+    own, n_total, whole = share.of(corpus), None, share.task is None
+    if not whole:
+        progress.note(share.describe(corpus))
+    if own.shards:
+        n_total = make_plan(own, folder, config, progress, whole_run=False, whole_corpus=whole).n_in_shards
+    workspace = Workspace.of(folder)
+    with workspace.alone(share.task), executor_for(config, folder / "parts") as executor:
+        report = embed(
+            corpus,
+            folder,
+            config.encoder.spec(),
+            config.corpus,
+            executor,
+            progress,
+            verify_inputs=verify_inputs,
+            n_total=n_total,
+            share=share,
+            look_again=lambda: open_corpus(config.corpus.input),
+        )
+        workspace.save_config(config)
+    return report
 
 
 def prototypes_mark(store: Store, config: ClusterConfig) -> str:
@@ -152,6 +192,7 @@ def up_to_prototypes(
     """
     store = Store(workspace.store)
     _refuse_gaps(store)
+    catch_up(store)
     found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
     if force:

@@ -75,13 +75,13 @@ class Workspace:
         """Log for machines."""
         return self.root / "events.jsonl"
 
-    def alone(self) -> AbstractContextManager[None]:
-        """A block in which no other run works here.
+    def alone(self, task: tuple[int, int] | None = None) -> AbstractContextManager[None]:
+        """A block in which no other run works here; beside a ``task`` of an array the others of that array do.
 
         Raises:
             MachineError: one does.
         """
-        return alone_in(self.root)
+        return alone_in(self.root, task)
 
     def sweep_scores(self) -> None:
         """Remove what dead processes left unfinished among the scores."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -142,10 +141,13 @@ class Store:
         A record of a shard that is no longer in ``corpus.json`` is left out: its part stays, unused.
         """
         if self._records is None or refresh:
-            current = self.shards()
-            found = (self._read_record(shard_id) for shard_id in sorted(current))
-            self._records = [record for record in found if record is not None]
+            self._records = self.records_of(self.shards())
         return self._records
+
+    def records_of(self, shard_ids: Iterable[str]) -> list[CommitRecord]:
+        """Commit records of these shards as they are now, sorted by shard, each with its part in place."""
+        found = (self._read_record(shard_id) for shard_id in sorted(shard_ids))
+        return [record for record in found if record is not None]
 
     def _record_path(self, shard_id: str) -> Path:
         return self.path / "parts" / f"{shard_id}.json"
@@ -183,8 +185,21 @@ class Store:
             return "put aside before" if aside else "new"
         return "its part is missing or damaged" if self._read_record(shard.shard_id) is None else "its content changed"
 
+    def _named_part(self, shard_id: str) -> Path | None:
+        """Path of the part that a shard's record names, whatever became of it; None if the record is not sound."""
+        with contextlib.suppress(StoreError, TypeError):
+            record = CommitRecord(**cast("dict", read_json(self._record_path(shard_id))))
+            sound = record.shard_id == shard_id and record.fingerprint == self.part_fingerprint(record.shard_sha256)
+            return self.part_path(record) if sound else None
+        return None
+
     def commit(self, shard: ShardRef, shard_sha256: str, part: PartData, ignored: dict[str, int]) -> CommitRecord:
-        """Write a part, then the record that makes it count."""
+        """Write a part, then the record that makes it count.
+
+        The part that the record named before is removed; what a killed commit left is `drop_stale_parts`' to find, for
+        to look for it here would be to list all parts at each commit.
+        """
+        before = self._named_part(shard.shard_id)
         image = encode_part(part)
         mark = self.part_fingerprint(shard_sha256)
         target = self.path / "parts" / f"{shard.shard_id}.{short(mark)}.h5"
@@ -203,20 +218,17 @@ class Store:
             shard_sha256=shard_sha256,
         )
         write_json(self._record_path(shard.shard_id), cast("JSONValue", asdict(record)))
-        for stale in target.parent.glob(f"{glob.escape(shard.shard_id)}.????????????????.h5"):
-            if stale != target:
-                stale.unlink(missing_ok=True)
+        if before is not None and before != target:
+            before.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (self.path / "quarantine" / f"{shard.shard_id}.json").unlink()
         return record
 
-    def drop_stale_parts(self) -> None:
-        """Remove parts of the current corpus that no record names: a commit that was killed may have left one."""
-        named = {record.part_name for record in self.records(refresh=True)}
-        current = self.shards()
+    def drop_stale_parts(self, records: Iterable[CommitRecord], shard_ids: Container[str]) -> None:
+        """Remove parts of these shards that none of the records names: a commit that was killed may have left one."""
+        named = {record.part_name for record in records}
         for path in (self.path / "parts").glob("*.h5"):
-            shard_id = path.name.removesuffix(".h5").rpartition(".")[0]
-            if shard_id in current and path.name not in named:
+            if path.name not in named and path.name.removesuffix(".h5").rpartition(".")[0] in shard_ids:
                 path.unlink(missing_ok=True)
 
     def quarantine(self, shard: ShardRef, problem: str) -> None:
@@ -231,7 +243,12 @@ class Store:
         current = self.shards()
         found: dict[str, str] = {}
         for path in sorted((self.path / "quarantine").glob("*.json")):
-            content = read_json(path)
+            try:
+                content = read_json(path)
+            except StoreError:
+                if path.exists():
+                    raise
+                continue  # another task has embedded the shard meanwhile
             if not isinstance(content, dict) or not {"shard_id", "problem"} <= content.keys():
                 raise StoreError(f"{path}: damaged; delete it and run `sspruning embed` again")
             if content["shard_id"] in current:
@@ -257,10 +274,18 @@ class Store:
             raise StoreError(f"{path}: {strange[0]!r} is no name of a shard; run `sspruning embed` again")
         return {shard.shard_id: shard for shard in found}
 
+    def manifest(self, *, refresh: bool = False) -> dict[str, JSONValue]:
+        """What ``manifest.json`` has to say: all commit records."""
+        records = [asdict(record) for record in self.records(refresh=refresh)]
+        return {"store": self.fingerprint, "parts": cast("JSONValue", records)}
+
     def write_manifest(self) -> None:
-        """Gather the commit records in ``manifest.json``; it can be rebuilt from ``parts/`` at any time."""
-        records = [asdict(record) for record in self.records(refresh=True)]
-        write_json(self.path / "manifest.json", {"store": self.fingerprint, "parts": cast("JSONValue", records)})
+        """Bring ``manifest.json`` up to date; it can be rebuilt at any time. A file that is as it shall be stays."""
+        content = self.manifest(refresh=True)
+        with contextlib.suppress(StoreError):
+            if read_json(self.path / "manifest.json") == content:
+                return
+        write_json(self.path / "manifest.json", content)
 
     def content_fingerprint(self) -> str:
         """Hex digest of all embeddings of the current corpus: changes when any part does."""

@@ -232,6 +232,7 @@ def test_a_part_with_a_broken_proof_is_pending_and_is_not_used(full, shards, nam
     assert [record.shard_id for record in fresh.records()] == ["b", "c"]
     commit(fresh, shards[0])
     assert len(fresh.records(refresh=True)) == 3
+    fresh.drop_stale_parts(fresh.records(), fresh.shards())
     assert sorted(path.suffix for path in part.parent.iterdir()) == [".h5"] * 3 + [".json"] * 3
 
 
