@@ -13,6 +13,7 @@ from sspruning.records import JSONValue, ShardRef
 from sspruning.stages.sidecars import META, VERSION, WORKING, inside, manifest_path, read_manifest
 from sspruning.storage.atomic import read_json
 from sspruning.storage.store import Store
+from sspruning.storage.urls import is_url
 
 __all__ = [
     "clear_output",
@@ -31,7 +32,7 @@ def refuse_nested_output(output: Path, shards: Iterable[ShardRef]) -> None:
         UsageError: names both folders.
     """
     resolved = output.resolve()
-    for folder in {Path(shard.path).resolve().parent for shard in shards}:
+    for folder in {Path(shard.path).resolve().parent for shard in shards if not is_url(shard.path)}:
         if resolved.is_relative_to(folder):
             raise UsageError(f"{output}: the output lies in the input folder {folder}; name a folder outside of it")
 

@@ -19,6 +19,7 @@ from sspruning.stages.sidecars import META, inside, read_manifest
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import file_sha256, read_json
 from sspruning.storage.samples import Sample, ShardReader
+from sspruning.storage.sources import source_exists
 from sspruning.storage.store import Store
 
 __all__ = ["VerifyReport", "verify"]
@@ -215,7 +216,7 @@ def _verify_sources(
             if entry is None:
                 report.problem(f"{folder}: samples of {shard_id} are selected but it is not among the sources")
                 continue
-            if Path(entry["path"]).exists():
+            if source_exists(entry["path"]):
                 centroids = dict(zip(keys, kept.column("centroid").to_pylist(), strict=True))
                 _compare(entry["path"], shard_id, centroids, rule, known, report)
             else:
