@@ -19,6 +19,7 @@ from sspruning.storage.urls import HTTP, check_url, is_url, shown
 
 __all__ = [
     "check_url",
+    "check_writable",
     "get_bytes",
     "is_url",
     "matching",
@@ -202,7 +203,7 @@ def put_bytes(url: str, data: bytes) -> None:
         UsageError: nothing can be written there.
         MachineError: access is refused, no answer, or a package is missing.
     """
-    _refuse_writing(url)
+    check_writable(url)
     answer(url, lambda fs, path: fs.pipe_file(path, data), writes=True)
 
 
@@ -214,7 +215,7 @@ def put_file(local_path: str | Path, url: str) -> None:
         MachineError: access is refused, no answer, or a package is missing.
         StoreError: the object has another size afterwards.
     """
-    _refuse_writing(url)
+    check_writable(url)
     size = Path(local_path).stat().st_size
     answer(url, lambda fs, path: fs.put_file(str(local_path), path), writes=True)
     there, _ = stat(url)
@@ -229,14 +230,19 @@ def remove(url: str) -> None:
         UsageError: nothing can be written there.
         MachineError: access is refused, no answer, or a package is missing.
     """
-    _refuse_writing(url)
+    check_writable(url)
     try:
         answer(url, lambda fs, path: fs.rm_file(path), writes=True)
     except FileNotFoundError:
         return
 
 
-def _refuse_writing(url: str) -> None:
+def check_writable(url: str) -> None:
+    """Make sure that objects can be written below ``url``, as far as its scheme tells.
+
+    Raises:
+        UsageError: they cannot, or the URL may not be used at all.
+    """
     check_url(url)
     if urlsplit(url).scheme not in WRITABLE:
         raise UsageError(f"{shown(url)}: can be read but not written; name an s3:// or gs:// URL or a local folder")
