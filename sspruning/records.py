@@ -59,11 +59,11 @@ class ShardRef:
     shard_id: str
     """Name inside a store, unique in a corpus: the file's stem, with folders in front where stems repeat."""
     path: str
-    """Absolute local path."""
+    """Absolute local path, or URL."""
     size: int
     """Bytes."""
     mtime_ns: int
-    """Modification time in nanoseconds since the epoch."""
+    """Modification time in nanoseconds since the epoch; of a URL, a number made from its ETag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from sspruning.stages.fill import usable_folder
 from sspruning.stages.sidecars import META, VERSION, WORKING, inside, manifest_path, read_manifest
 from sspruning.storage.atomic import read_json
 from sspruning.storage.output_place import MANIFEST, LocalPlace, OutputPlace, place_of
-from sspruning.storage.urls import is_url
 from sspruning.storage.remote_place import try_out
 from sspruning.storage.store import Store
+from sspruning.storage.urls import is_url
 
 __all__ = [
     "clear_output",

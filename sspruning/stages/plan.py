@@ -9,11 +9,18 @@ from sspruning.config import Config
 from sspruning.errors import UsageError
 from sspruning.progress import Progress
 from sspruning.stages.fill import pending_shards
-from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_bad_prefixes, refuse_repeated_keys
+from sspruning.stages.inspect import (
+    Inspection,
+    inspect_corpus,
+    refuse_bad_prefixes,
+    refuse_repeated_keys,
+    refuse_repeated_starts,
+)
 from sspruning.stages.output_plan import shard_count
 from sspruning.stages.select import kept_count
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import Store
+from sspruning.storage.urls import is_url
 
 __all__ = ["Plan", "make_plan"]
 
@@ -45,7 +52,9 @@ class Plan:
 
 
 def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *, whole_run: bool = True) -> Plan:
-    """`Plan` of a run: counts, bytes, and what is done already. Reads tar headers unless `corpus.preflight` is off.
+    """`Plan` of a run: counts, bytes, and what is done already.
+
+    Reads all tar headers, unless `corpus.preflight` is off or shards are remote: then the first ones of some shards.
 
     Args:
         corpus: the input.
@@ -62,7 +71,15 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
     if config.corpus.repeated_keys == "prefix":
         refuse_bad_prefixes(corpus)
     inspection = None
-    if config.corpus.preflight and pending:
+    remote = any(is_url(shard.path) for shard in corpus.shards)
+    if config.corpus.preflight and pending and remote:
+        progress.note(
+            "the headers of remote shards are read while they are embedded, not before: damaged shards and keys that "
+            "shards share are found then; `sspruning inspect` reads them all"
+        )
+        if config.corpus.repeated_keys == "refuse":
+            refuse_repeated_starts(corpus, allow_missing_end=config.corpus.allow_missing_end)
+    elif config.corpus.preflight and pending:
         inspection = inspect_corpus(
             corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
         )

@@ -85,7 +85,7 @@ def find_output(pruned: str | Path | None, workspace: Workspace, selection: Sele
     """The pruned shards of a selection; None if there are none of it.
 
     Args:
-        pruned: folder or URL that was named; None looks where the settings say, and is silent if other shards stand there.
+        pruned: folder or URL that was named; None looks where the settings say, silent if other shards stand there.
         workspace: whose settings.
         selection: that the shards must be of.
 

@@ -19,10 +19,9 @@ from sspruning.stages.sidecars import META, SOURCES, inside, manifest_path, read
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import file_sha256, read_json
 from sspruning.storage.output_place import OutputPlace, fetched
-from sspruning.storage.remote import stat
 from sspruning.storage.samples import Sample, ShardReader
+from sspruning.storage.sources import source_exists
 from sspruning.storage.store import Store
-from sspruning.storage.urls import is_url
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -227,7 +226,7 @@ def _verify_sources(
             if entry is None:
                 report.problem(f"{place}: samples of {shard_id} are selected but it is not among the sources")
                 continue
-            if _is_there(entry["path"]):
+            if source_exists(entry["path"]):
                 centroids = dict(zip(keys, kept.column("centroid").to_pylist(), strict=True))
                 _compare(entry["path"], shard_id, centroids, rule, known, report)
             else:
@@ -237,15 +236,6 @@ def _verify_sources(
                 )
                 _mark(keys, known, report)
             ticker.tick(len(keys))
-
-
-def _is_there(path: str) -> bool:
-    if not is_url(path):
-        return Path(path).exists()
-    try:
-        return stat(path)[0] >= 0
-    except FileNotFoundError:
-        return False
 
 
 def _find(known: _Known, key: str) -> int:

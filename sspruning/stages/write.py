@@ -18,6 +18,7 @@ from sspruning.execution import Executor, StageSpec, Task
 from sspruning.fingerprint import fingerprint
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import JSONValue, Manifest
+from sspruning.stages.inspect import refuse_repeated_rows
 from sspruning.stages.output_folder import (
     leftovers,
     refuse_bad_output,
@@ -145,6 +146,7 @@ def _write(
     for folder in (output, output / META, output / META / "shards", output / META / "work"):
         sweep(folder)
     planned = plan(store, selection, config)
+    refuse_repeated_rows(store)
     rule = _rule(store, config)
     shards, files = _write_shards(store, planned, place, config, rule, shards_mark, executor, progress)
     remove_strange_shards(place, {str(shard["name"]) for shard in shards})

@@ -1,7 +1,7 @@
 """Where pruned shards go: a folder, or a URL, which has a small folder on this machine for everything but the shards.
 
-Either way every file comes about in a folder, so what makes and reads small files knows a folder and nothing else. Which
-shards there are, and what becomes visible when, is asked of the place.
+Either way every file comes about in a folder, so what makes and reads small files knows a folder and nothing else.
+Which shards there are, and what becomes visible when, is asked of the place.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ PASSING_ERRORS = frozenset(
         "IncompleteRead",
         "IncompleteReadError",
         "ResponseParserError",
-        "RequestException",
+        "Timeout",
+        "ChunkedEncodingError",
         "TransportError",
         "RemoteProtocolError",
     }
@@ -103,7 +104,7 @@ def _judged(url: str, error: Exception, tried: int, *, last: bool) -> Exception 
         )
     if status in {404, 410} or (isinstance(error, FileNotFoundError) and not status and not kinds & PASSING_ERRORS):
         return FileNotFoundError(errno.ENOENT, "no such object", shown(url))
-    passing = status in PASSING if status else bool(kinds & PASSING_ERRORS)
+    passing = status in PASSING or bool(kinds & PASSING_ERRORS)
     if passing and not last:
         return None
     tries = f" in {tried} tries" if passing else ""
@@ -125,12 +126,9 @@ def _status(error: BaseException) -> int:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    for place in (error, response):
-        for name in ("status", "status_code", "code"):
-            value = getattr(place, name, None)
-            if isinstance(value, int | str) and re.fullmatch(r"[1-5]\d\d", str(value)):
-                return int(value)
-    return 0
+    own = "code" if type(error).__module__.startswith("gcsfs") else "status"
+    value = getattr(error, own, None) or getattr(response, "status_code", None)
+    return int(value) if isinstance(value, int | str) and re.fullmatch(r"[1-5]\d\d", str(value)) else 0
 
 
 def _reason(error: BaseException, status: int) -> str:

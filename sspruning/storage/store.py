@@ -6,7 +6,7 @@ import contextlib
 import glob
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,8 +16,10 @@ from sspruning.errors import StoreError
 from sspruning.fingerprint import canonical_json, fingerprint, short
 from sspruning.records import EmbeddingChunk, JSONValue, Scores, ShardRef
 from sspruning.storage.artifacts import load_column, score_path
-from sspruning.storage.atomic import create_once, file_sha256, read_json, write_bytes, write_json
+from sspruning.storage.atomic import create_once, read_json, write_bytes, write_json
 from sspruning.storage.parts import FORMAT_VERSION, PartData, PartReader, encode_part, open_part
+from sspruning.storage.sources import source_sha256
+from sspruning.storage.urls import is_url
 
 __all__ = ["CommitRecord", "Store"]
 
@@ -167,14 +169,20 @@ class Store:
         """The record of a shard that needs no work: its content is the recorded one.
 
         Size and modification time decide, as in git's index; a shard that was only touched is hashed, and
-        ``verify_content`` hashes in any case.
+        ``verify_content`` hashes in any case. A remote shard that had to be read for it is recorded as it is now, so
+        that it is not read again.
         """
         record = self._read_record(shard.shard_id)
         if record is None or record.shard_size != shard.size:
             return None
         if record.shard_mtime_ns == shard.mtime_ns and not verify_content:
             return record
-        return record if file_sha256(Path(shard.path)) == record.shard_sha256 else None
+        if source_sha256(shard.path) != record.shard_sha256:
+            return None
+        if is_url(shard.path) and record.shard_mtime_ns != shard.mtime_ns:
+            record = replace(record, shard_mtime_ns=shard.mtime_ns)
+            write_json(self._record_path(shard.shard_id), cast("JSONValue", asdict(record)))
+        return record
 
     def why_pending(self, shard: ShardRef) -> str:
         """Why a shard that has no up-to-date part has none, in words."""

@@ -19,7 +19,7 @@ PACKAGES = {
 }
 """What pip installs, by scheme."""
 HTTP = ("http", "https")
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOCAL_HOSTS = ("localhost", "127.0.0.1")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 

@@ -1,5 +1,6 @@
 """Pruned shards in a bucket: the bytes of a folder, whatever is killed, deleted or refused in between."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sspruning import api
-from sspruning.config import WriteConfig, load_config
+from sspruning.config import WriteConfig
 from sspruning.errors import MachineError, StoreError, UsageError
 from sspruning.execution.inline import InlineExecutor
 from sspruning.progress import SilentProgress
@@ -22,16 +23,62 @@ from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.store import Store
 
 WRITE = {"samples_per_shard": 16, "index": ["timm", "dino", "dali"]}
-OVERRIDES = ["encoder.name=pixels", "cluster.n_clusters=4", "select.keep_fraction=0.7", "execution.executor=inline"]
+NUMBERS = itertools.count()
 TARS = ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
 
 
+class Bucket:
+    """A bucket of its own, looked at past everything that is tested."""
+
+    def __init__(self, client, name):
+        self._client, self._name = client, name
+        self.url = f"s3://{name}"
+        client.create_bucket(Bucket=name)
+
+    def names(self, prefix=""):
+        """Names of the objects that begin so, without that beginning."""
+        found = self._client.list_objects_v2(Bucket=self._name, Prefix=prefix).get("Contents", [])
+        return [entry["Key"].removeprefix(prefix) for entry in found]
+
+    def read(self, name):
+        """Content of an object."""
+        return self._client.get_object(Bucket=self._name, Key=name)["Body"].read()
+
+    def objects(self, prefix=""):
+        """``{name: bytes}``, as `names` has them."""
+        return {name: self.read(prefix + name) for name in self.names(prefix)}
+
+    def put(self, name, data):
+        """Make an object."""
+        self._client.put_object(Bucket=self._name, Key=name, Body=data)
+
+    def remove(self, name):
+        """Remove an object."""
+        self._client.delete_object(Bucket=self._name, Key=name)
+
+
+@pytest.fixture
+def make_bucket(server, proxy):
+    """Return ``make_bucket()``: a new `Bucket`."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server.port}")
+    yield lambda: Bucket(client, f"bucket-{next(NUMBERS)}")
+    client.close()
+
+
+@pytest.fixture
+def bucket(make_bucket):
+    """A new `Bucket`."""
+    return make_bucket()
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, small):
+def made(tmp_path_factory, small, settings):
     """Folder with a corpus, its ``store`` with a selection, and the pruned shards as ``local``."""
     folder = tmp_path_factory.mktemp("made")
     small.corpus(folder / "shards")
-    config = load_config(None, OVERRIDES)
+    config = settings()
     api.embed(str(folder / "shards"), folder / "store", config=config)
     api.select(folder / "store", config=config)
     do(folder / "store", folder / "local")
@@ -240,10 +287,10 @@ def test_a_run_that_dies_at_any_request_is_finished_by_the_next(after, elsewhere
     raise AssertionError("more requests than expected")
 
 
-def test_uploads_that_fail_are_tried_again(made, store, bucket, faulty):
-    faulty.fail("PUT", 3)
+def test_uploads_that_fail_are_tried_again(made, store, bucket, faults):
+    faults.fail_put = 1
     do(store, bucket.url)
-    assert len(faulty.failed) == 3
+    assert faults.fail_put == 0
     assert bucket.objects() == files(made / "local")
 
 
@@ -283,8 +330,8 @@ def test_a_run_that_another_one_took_over_does_not_finish(made, store, bucket, m
     assert bucket.objects() == files(made / "local")
 
 
-def test_several_fractions_go_to_places_of_their_own(store, bucket):
-    api.select(store, output=f"{bucket.url}/out", keep_fractions=[0.5, 0.2], config=load_config(None, OVERRIDES))
+def test_several_fractions_go_to_places_of_their_own(store, bucket, settings):
+    api.select(store, output=f"{bucket.url}/out", keep_fractions=[0.5, 0.2], config=settings())
     kept = {name.partition("/")[0] for name in bucket.names("out/")}
     assert kept == {"keep-0.5", "keep-0.2"}
     assert verify(f"{bucket.url}/out/keep-0.2").ok
@@ -298,7 +345,7 @@ def test_several_fractions_go_to_places_of_their_own(store, bucket):
         ("s3://no-such-bucket/pruned", "no such bucket"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(output, told, made, s3):
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(output, told, made):
     with pytest.raises(UsageError, match=told):
         api.select(made / "store", output=output)
 

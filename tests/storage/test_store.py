@@ -188,7 +188,7 @@ def test_an_edit_that_keeps_size_and_time_is_found_when_inputs_are_verified(full
 
 
 def test_another_size_needs_work_without_a_look_at_the_content(full, shards, monkeypatch):
-    monkeypatch.setattr("sspruning.storage.store.file_sha256", pytest.fail)
+    monkeypatch.setattr("sspruning.storage.store.source_sha256", pytest.fail)
     assert full.committed(replace(shards[0], size=shards[0].size + 512)) is None
     assert full.committed(shards[1]) is not None
 
