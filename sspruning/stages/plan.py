@@ -70,24 +70,23 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
     pending = pending_shards(store, corpus)
     if config.corpus.repeated_keys == "prefix":
         refuse_bad_prefixes(corpus)
-    inspection = None
-    remote = any(is_url(shard.path) for shard in corpus.shards)
-    if config.corpus.preflight and pending and remote:
+    inspection, n = None, None
+    if not pending:
+        n = Store(store).n_rows
+    elif config.corpus.preflight and any(is_url(shard.path) for shard in corpus.shards):
         progress.note(
             "the headers of remote shards are read while they are embedded, not before: damaged shards and keys that "
             "shards share are found then; `sspruning inspect` reads them all"
         )
         if config.corpus.repeated_keys == "refuse":
             refuse_repeated_starts(corpus, allow_missing_end=config.corpus.allow_missing_end)
-    elif config.corpus.preflight and pending:
+    elif config.corpus.preflight:
         inspection = inspect_corpus(
             corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
         )
         if config.corpus.repeated_keys == "refuse":
             refuse_repeated_keys(inspection)
-        n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
-    else:
-        n = Store(store).n_rows if not pending else None
+        n = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
     if n == 0 and inspection is not None and not inspection.problems:
         raise UsageError(
             f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "

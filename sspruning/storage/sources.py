@@ -116,12 +116,13 @@ class _RemoteSource:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self.size, self._version = self.state()
+        self.size, _ = self.state()
         self._lock = threading.Lock()
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = self._room = 0
         self._ahead: tuple[int, Future[bytes]] | None = None
-        self._edge = self._step = 0  # where the last step ended, and how long the next one may be
+        self._edge: int | None = None  # where the last step ended
+        self._step = 0  # how long it was meant to be; 0 after a jump
 
     def prepare_scan(self) -> None:
         self._room = KEPT_BYTES
@@ -155,14 +156,15 @@ class _RemoteSource:
             self._ahead = None
             own = base, future.result()
         else:
-            in_order = 0 <= at - self._edge <= NEAR
+            in_order = self._edge is not None and 0 <= at - self._edge <= NEAR
             self._step = min(max(2 * self._step, FIRST_STEP), STEP) if in_order else 0
             self._ahead = None
-            length = min(max(wanted, self._step, SMALL_STEP), STEP, self.size - at)
-            own = at, read_range(self._url, at, length)
-        self._edge = own[0] + len(own[1])
-        if self._step == STEP and self._edge < self.size:
-            self._ahead = self._edge, self._asked(self._edge)
+            base = at if not in_order or self._edge is None else self._edge  # what lies between may be wanted yet
+            length = min(at - base + max(wanted, self._step, SMALL_STEP), STEP, self.size - base)
+            own = base, read_range(self._url, base, length)
+        self._edge = edge = own[0] + len(own[1])
+        if self._step == STEP and edge < self.size:
+            self._ahead = edge, self._asked(edge)
         self._kept.append(own)
         self._kept_bytes += len(own[1])
         while self._kept_bytes > self._room and len(self._kept) > 1:

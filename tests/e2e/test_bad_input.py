@@ -152,7 +152,7 @@ def test_a_key_that_comes_back_within_a_shard_puts_it_aside(work, corpus, small,
         ("write.order=random", "shuffled"),
         ("corpus.input=nowhere/*.tar", "no file matches"),
         ("corpus.input=pipe:cat x", "never executed"),
-        ("corpus.input=https://example.org/a.tar", "only local files"),
+        ("corpus.input=ftp://example.org/a.tar", "ftp:// is not read"),
     ],
 )
 def test_settings_that_cannot_be_served_are_refused_before_work_starts(setting, said, work, corpus, call):

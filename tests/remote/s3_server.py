@@ -73,9 +73,16 @@ class Faults:
     """Requests whose connection is closed without an answer."""
     delay_s: float = 0
     """Before each answer to a GET request."""
+    then: object = None
+    """Called once, after the next GET request for a range."""
     seen: list = field(default_factory=list)
     """(method, path, Range header) of every request, in order."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ranges(self):
+        """(start, size) of every range that was asked for."""
+        asked = [asked.removeprefix("bytes=").split("-") for _, _, asked in self.seen if asked]
+        return [(int(first), int(last) + 1 - int(first)) for first, last in asked]
 
     def take(self, name):
         """True if this kind of fault is due once more."""
@@ -131,6 +138,9 @@ class Proxy:
             return
         with suppress(ConnectionError):
             self._forward(handler, server, body)
+        if get and handler.headers.get("Range") and faults.then is not None:
+            then, faults.then = faults.then, None
+            then()
 
     def _forward(self, handler, server, body):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
