@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 WRITABLE = ("s3", "gs", "gcs")
+PART_BYTES = 8 << 20  # of an upload; about ten are in memory at a time, twice
 BEYOND_THE_END = 416  # HTTP status for a range that begins after the end
 SMALLEST = 1 << 16  # bytes of a range that is not halved any more
 
@@ -214,10 +215,13 @@ def put_file(local_path: str | Path, url: str) -> None:
         UsageError: nothing can be written there.
         MachineError: access is refused, no answer, or a package is missing.
         StoreError: the object has another size afterwards.
+
+    Cost:
+        up to 250 MB of memory.
     """
     check_writable(url)
     size = Path(local_path).stat().st_size
-    answer(url, lambda fs, path: fs.put_file(str(local_path), path), writes=True)
+    answer(url, lambda fs, path: fs.put_file(str(local_path), path, chunksize=PART_BYTES), writes=True)
     there, _ = stat(url)
     if there != size:
         raise StoreError(f"{shown(url)}: {there} bytes after an upload of {size}; run the same command again")

@@ -172,7 +172,7 @@ class RemotePlace:
 
     def _bring_up_to_date(self) -> str:
         """Make the mirror what the objects are; says if another run has written them."""
-        manifest, token = self._there(MANIFEST), self._there(WRITING)
+        manifest, token = (self._there(name) if name in self._sizes else None for name in (MANIFEST, WRITING))
         self._refuse_damage(manifest or b"{}")
         note = ""
         if (self._own(MANIFEST), self._own(WRITING)) != (manifest, token):
