@@ -92,7 +92,7 @@ def embed(
     """`EmbedReport` of the store at ``store``, which now holds the embeddings of every sound shard.
 
     Args:
-        inputs: shards: paths, folders, globs, brace patterns.
+        inputs: shards: paths or URLs, folders, globs, brace patterns.
         store: folder; made if missing.
         config: sections `corpus`, `encoder` and `execution` are used.
         progress: told after each shard.

@@ -74,7 +74,7 @@ Shards = Annotated[
     list[str],
     typer.Argument(
         metavar="SHARDS...",
-        help="Tar files, folders, globs, 'd/s-{000000..000099}.tar', A::B or @list.txt; quote patterns.",
+        help="Tar files, folders, globs, 'd/s-{000000..000099}.tar', A::B, @list.txt; local or s3://; quote patterns.",
     ),
 ]
 

@@ -72,13 +72,14 @@ class CorpusConfig(Section):
     """What is read."""
 
     input: Annotated[list[str], BeforeValidator(_as_list)] = []
-    """Shards: paths, folders, globs, 'd/s-{000000..000099}.tar', 'A::B', '@list.txt'."""
+    """Shards: paths, folders, globs, 'd/s-{000000..000099}.tar', 'A::B', '@list.txt'; s3://, gs://, hf://, https://."""
     image_key: str = "jpg;png;jpeg;webp"
     """Suffixes of the member to embed, in order of preference, separated by semicolons."""
     allow_missing_end: bool = False
     """Accept archives without the end-of-archive marker (some old writers)."""
     preflight: bool = True
-    """Read all tar headers before the work: counts, bytes and repeated keys are known first. Turn off on slow disks."""
+    """Read all tar headers before the work: counts, bytes and repeated keys are known first. Turn off on slow disks.
+    Of remote shards only the first headers of up to 64 are read, in search of repeated keys."""
     max_pixels: int = Field(50_000_000, gt=0, lt=1 << 63)
     """Images with more pixels are skipped as too_many_pixels."""
     max_member_bytes: int = Field(64 << 20, gt=0, lt=1 << 63)

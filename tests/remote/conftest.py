@@ -25,7 +25,7 @@ def small():
 def server():
     """The S3 server."""
     if MISSING:
-        pytest.skip(f"needs {' and '.join(MISSING)}: pip install s3fs 'moto[server]'")
+        pytest.skip(f"needs {' and '.join(MISSING)}: make remote")
     running = S3.Server()
     yield running
     running.close()

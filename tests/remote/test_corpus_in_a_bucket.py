@@ -16,6 +16,7 @@ from sspruning.stages.embed_shard import embed_shard
 from sspruning.stages.fill import limits_of
 from sspruning.stages.show import show
 from sspruning.stages.verify import verify
+from sspruning.storage import sources
 from sspruning.storage.corpus import open_corpus
 from sspruning.storage.store import Store
 
@@ -112,6 +113,22 @@ def test_pruned_shards_are_those_of_the_local_files(local, embedded, tmp_path, s
     report = verify(tmp_path / "pruned")
     assert (report.problems, report.notes) == ([], [])
     assert report.checked["samples equal to their source, byte for byte"] == 42
+
+
+def test_samples_that_go_are_not_asked_for_where_they_are_large(bucket, tmp_path, settings, small, faults, monkeypatch):
+    monkeypatch.setattr(sources, "NEAR", 1 << 14)
+    monkeypatch.setattr(sources, "SMALL_STEP", 1 << 10)
+    content = small.samples(0, 40)
+    for members in content.values():
+        members["bin"] = bytes(50_000)
+    data = small.shard(tmp_path / "0.tar", content).read_bytes()
+    chosen = settings("select.keep_fraction=0.1")
+    api.embed(bucket("0.tar", data), tmp_path / "store", config=chosen)
+    before = len(faults.ranges())
+    api.select(tmp_path / "store", output=tmp_path / "pruned", config=chosen)
+    asked = sum(size for _, size in faults.ranges()[before:])
+    kept = sum(path.stat().st_size for path in (tmp_path / "pruned").glob("*.tar"))
+    assert len(data) / 12 < kept - 10_240 <= asked < len(data) / 8
 
 
 def test_nothing_that_is_written_or_told_holds_a_secret(local, corpus, tmp_path, settings, secret, capfd):
