@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -204,8 +205,7 @@ def put_bytes(url: str, data: bytes) -> None:
         UsageError: nothing can be written there.
         MachineError: access is refused, no answer, or a package is missing.
     """
-    check_writable(url)
-    answer(url, lambda fs, path: fs.pipe_file(path, data), writes=True)
+    _write(url, lambda fs, path: fs.pipe_file(path, data))
 
 
 def put_file(local_path: str | Path, url: str) -> None:
@@ -219,12 +219,22 @@ def put_file(local_path: str | Path, url: str) -> None:
     Cost:
         up to 250 MB of memory.
     """
-    check_writable(url)
     size = Path(local_path).stat().st_size
-    answer(url, lambda fs, path: fs.put_file(str(local_path), path, chunksize=PART_BYTES), writes=True)
-    there, _ = stat(url)
+    _write(url, lambda fs, path: fs.put_file(str(local_path), path, chunksize=PART_BYTES))
+    try:
+        there, _ = stat(url)
+    except FileNotFoundError:
+        there = 0
     if there != size:
         raise StoreError(f"{shown(url)}: {there} bytes after an upload of {size}; run the same command again")
+
+
+def _write(url: str, ask: Callable[[Any, str], object]) -> None:
+    check_writable(url)
+    try:
+        answer(url, ask, writes=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"{shown(url)}: no such bucket; make it first, or name another") from error
 
 
 def remove(url: str) -> None:

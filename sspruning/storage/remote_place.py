@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from sspruning.errors import MachineError, StoreError, UsageError
+from sspruning.errors import MachineError, StoreError
 from sspruning.storage import remote
 from sspruning.storage.atomic import read_json, write_bytes, write_stream
 from sspruning.storage.lock import LOCK, alone_in
@@ -95,7 +95,7 @@ class RemotePlace:
         for path in self.folder.glob("*.tar"):
             path.unlink()
         token = _token()
-        _put(self.source(WRITING), token)
+        remote.put_bytes(self.source(WRITING), token)
         write_bytes(self.folder / WRITING, token)
 
     def publish(self, names: Iterable[str]) -> None:
@@ -238,7 +238,7 @@ def try_out(url: str) -> None:
     """
     remote.check_writable(url)
     if not remote.names(url):
-        _put(f"{url}/{WRITING}", _token())
+        remote.put_bytes(f"{url}/{WRITING}", _token())
         remote.remove(f"{url}/{WRITING}")
 
 
@@ -246,13 +246,6 @@ def _token() -> bytes:
     """What no other run puts there, with words for people."""
     who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     return json.dumps({**who, "mark": secrets.token_hex(16)}, sort_keys=True).encode() + b"\n"
-
-
-def _put(url: str, data: bytes) -> None:
-    try:
-        remote.put_bytes(url, data)
-    except FileNotFoundError as error:
-        raise UsageError(f"{url}: no such bucket; make it first, or name another") from error
 
 
 def _named_in(folder: Path) -> Iterator[str]:

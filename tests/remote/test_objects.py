@@ -127,6 +127,24 @@ def test_an_upload_is_tried_again(bucket, faults):
     assert remote.get_bytes(url) == b"new"
 
 
+def test_an_upload_whose_last_answer_is_lost_is_made_again(tmp_path, bucket, faults, monkeypatch):
+    monkeypatch.setattr(remote, "PART_BYTES", 5 << 20)
+    content = bytes(range(256)) * (45 << 10)
+    (tmp_path / "a.bin").write_bytes(content)
+    url = bucket("a.bin", b"old")
+    faults.lose_complete = 1
+    remote.put_file(tmp_path / "a.bin", url)
+    assert remote.get_bytes(url) == content
+    assert faults.lose_complete == 0
+
+
+def test_writing_to_a_bucket_that_is_not_there_says_so(tmp_path, proxy):
+    (tmp_path / "a.bin").write_bytes(b"new")
+    for write in (lambda url: remote.put_bytes(url, b"new"), lambda url: remote.put_file(tmp_path / "a.bin", url)):
+        with pytest.raises(UsageError, match=r"s3://nowhere/a\.bin: no such bucket"):
+            write("s3://nowhere/a.bin")
+
+
 def test_nothing_is_written_over_http():
     with pytest.raises(UsageError, match="can be read but not written"):
         remote.put_bytes("https://example.org/a.bin", b"x")
