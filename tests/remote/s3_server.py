@@ -66,8 +66,6 @@ class Faults:
     status: int = 500
     fail_put: int = 0
     """The same for PUT."""
-    lose_complete: int = 0
-    """Uploads in parts that are completed, but answered with `status`."""
     cut: int = 0
     """Bodies of GET requests that end after `cut_after` bytes, though more are promised."""
     cut_after: int = 1000
@@ -148,9 +146,7 @@ class Proxy:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         connection.request(handler.command, handler.path, body, dict(handler.headers))
         answer = connection.getresponse()
-        completes = handler.command == "POST" and "uploadId=" in handler.path
-        lost = completes and self.faults.take("lose_complete")
-        handler.send_response(self.faults.status if lost else answer.status)
+        handler.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in {"connection", "transfer-encoding", "server", "date"}:
                 handler.send_header(name, value)
