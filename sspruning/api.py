@@ -17,8 +17,8 @@ from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selecti
 from sspruning.stages import run as chain
 from sspruning.stages.advise import Advice
 from sspruning.stages.choose_k import KSweep, sweep_k
-from sspruning.stages.fill import usable_folder
 from sspruning.stages.inspect import Inspection, inspect_corpus
+from sspruning.stages.output_folder import usable_output
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.plan import Plan, make_plan
 from sspruning.stages.run import RunResult, executor_for, prune
@@ -31,6 +31,7 @@ from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write as write_stage
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.output_place import place_of
 from sspruning.storage.store import Store
 
 __all__ = [
@@ -209,7 +210,7 @@ def select(
 
     Args:
         store: store or run folder.
-        output: folder for pruned shards; None selects only. Several fractions go to ``keep-F`` folders inside.
+        output: folder or URL for pruned shards; None selects only. Several fractions go to ``keep-F`` inside.
         keep_fractions: several fractions in one pass, each with its own ``selection-F.parquet``; none: the section's.
         config: sections `cluster`, `score`, `select`, `write` and `execution` are used.
         progress: told of every stage.
@@ -221,12 +222,11 @@ def select(
         override(given, "select", keep_fraction=fraction)  # refuses what is no fraction before hours of work
     reporter = progress or SilentProgress()
     fractions = list(dict.fromkeys(keep_fractions))
-    outputs = [Path(output)] if output is not None else []
-    for path in outputs:
-        usable_folder(path)
+    outputs = [str(output)] if output is not None else []
     if outputs and fractions:
-        outputs = [outputs[0] / f"keep-{fraction:g}" for fraction in fractions]
-    folders = [folder for path in outputs for folder in (path, path / META / "shards")]
+        outputs = [f"{outputs[0].rstrip('/')}/keep-{fraction:g}" for fraction in fractions]
+    places = [usable_output(where, workspace.root) for where in outputs]
+    folders = [folder for place in places for folder in (place.folder, place.folder / META / "shards")]
     with workspace.alone(), executor_for(given, *workspace.worked_in(), *folders) as executor:
         prototypes, scores, selections = chain.up_to_selections(workspace, given, executor, reporter, fractions)
         workspace.save_config(given)
@@ -234,14 +234,14 @@ def select(
             write_stage(
                 Store(workspace.store),
                 SelectionFile.open(Path(selection.path)),
-                path,
+                where,
                 given.write,
                 executor,
                 reporter,
                 recipe=given.to_yaml(recipe_only=True),
                 overwrite=overwrite,
             )
-            for selection, path in zip(selections, outputs, strict=False)
+            for selection, where in zip(selections, outputs, strict=False)
         ]
     return Selected(prototypes, scores, selections, manifests)
 
@@ -278,7 +278,7 @@ def write(
 
     Args:
         selection: a ``selection.parquet``, or the folder that holds one.
-        output: folder; made if missing.
+        output: folder, made if missing, or URL, such as ``s3://bucket/pruned``.
         store: the store it was made from; None looks beside the selection.
         config: sections `write` and `execution` are used.
         progress: told after each shard.
@@ -301,11 +301,12 @@ def write(
             f"{path}: was not made from the store {workspace.store} as it is now; run `sspruning select` on it again"
         )
     given = _config(where, config)
-    with executor_for(given, Path(output), Path(output) / META / "shards") as executor:
+    place = place_of(output, path.parent)
+    with executor_for(given, place.folder, place.folder / META / "shards") as executor:
         return write_stage(
             opened,
             file,
-            Path(output),
+            output,
             given.write,
             executor,
             progress or SilentProgress(),

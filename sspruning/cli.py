@@ -174,7 +174,7 @@ def write_command(
     selection: Annotated[
         Path, typer.Argument(metavar="SELECTION", help="selection.parquet, or the folder that holds it.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pruned shards.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder or URL for the pruned shards.")],
     store: Annotated[Path | None, typer.Option("--store", help="The store; default: beside the selection.")] = None,
     samples_per_shard: opt.SamplesPerShard = None,
     num_shards: opt.NumShards = None,
@@ -261,7 +261,7 @@ def status_command(store: opt.StoreDir) -> None:
 @app.command("verify")
 @say.verb
 def verify_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pruned shards, a store or a run folder.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Pruned shards, also by URL; a store or a run folder.")],
 ) -> None:
     """Prove that nothing was lost or damaged; reads everything again, sources included."""
     from sspruning import api

@@ -55,7 +55,7 @@ def import_command(
 @say.verb
 def export_command(
     path: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Run folder, store, selection.parquet, or folder of pruned shards.")
+        str, typer.Argument(metavar="DIR", help="Run folder, store, selection.parquet, or folder of pruned shards.")
     ],
     to: Annotated[
         str,
@@ -65,7 +65,7 @@ def export_command(
             "of pruned samples: folder, mds, and filelist, which takes any selection."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="File or folder to write.")],
     option: opt.FormOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that stands there.")] = False,
 ) -> None:

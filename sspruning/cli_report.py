@@ -27,7 +27,8 @@ def report_command(
         typer.Option("--output", "-o", help="HTML file to write. Default: report.html beside the selection."),
     ] = None,
     pruned: Annotated[
-        Path | None, typer.Option("--pruned", help="Folder of its pruned shards. Default: where the settings say.")
+        str | None,
+        typer.Option("--pruned", help="Folder or URL of its pruned shards. Default: where the settings say."),
     ] = None,
 ) -> None:
     """Write one HTML file that shows what was kept and what was dropped, with a slider for other fractions."""

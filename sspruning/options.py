@@ -201,7 +201,9 @@ RepeatedKeys = Annotated[
     str | None, typer.Option(help="If shards share keys: refuse, or prefix each key with its shard's name.")
 ]
 
-OutputOrNone = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the pruned shards there.")]
+OutputOrNone = Annotated[
+    str | None, typer.Option("--output", "-o", help="Also write the pruned shards there: a folder or a URL.")
+]
 
 NClusters = Annotated[
     int | None,

@@ -278,7 +278,7 @@ class PathsConfig(Section):
     run_dir: str | None = None
     """Folder of the run; None is ./runs/<name>."""
     output: str | None = None
-    """Folder of the pruned shards; None is ./pruned."""
+    """Folder of the pruned shards, or URL such as s3://bucket/pruned; None is ./pruned."""
     prometheus: str | None = None
     """File NAME.prom that `run` and `embed` keep up to date for node_exporter's textfile collector; None: none."""
     tensorboard: str | None = None

@@ -315,7 +315,7 @@ def status(found: Status) -> None:
 
 
 @tells("verified")
-def verified(report: VerifyReport, folder: Path) -> None:
+def verified(report: VerifyReport, folder: str | Path) -> None:
     """Say what was proved; leave with 3 if something is wrong."""
     for what, count in report.checked.items():
         line(f"{count:,} {what}")

@@ -83,7 +83,7 @@ def report(
     Args:
         path: run folder, store, or a ``selection.parquet`` beside its store.
         output: where it goes; None: ``report.html`` beside the selection.
-        pruned: folder with the pruned shards of this selection; None looks where the settings say.
+        pruned: folder or URL with the pruned shards of this selection; None looks where the settings say.
         progress: told of both passes.
 
     Raises:
@@ -99,7 +99,7 @@ def report(
     target = place.workspace.root / _usual_name(path) if output is None else Path(output)
     if target.is_dir():
         raise UsageError(f"{target}: is a folder; name a file, such as {target / 'report.html'}")
-    contents, n_pictures = gather(path, place, None if pruned is None else Path(pruned), progress)
+    contents, n_pictures = gather(path, place, pruned, progress)
     page = render(contents).encode("utf-8", "backslashreplace")
     if not _stands(target, page):
         write_bytes(target, page)
@@ -126,7 +126,7 @@ def _usual_name(path: Path) -> str:
     )
 
 
-def gather(path: Path, place: Place, pruned: Path | None, progress: Progress) -> tuple[Contents, int]:
+def gather(path: Path, place: Place, pruned: str | Path | None, progress: Progress) -> tuple[Contents, int]:
     """`Contents` of a report, and the number of pictures in it."""
     selection = place.file.selection if place.file else None
     output = find_output(pruned, place.workspace, selection) if selection else None

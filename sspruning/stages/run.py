@@ -24,9 +24,9 @@ from sspruning.stages.chain import check_chain
 from sspruning.stages.cluster import cluster, clustering_fingerprint
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
-from sspruning.stages.fill import usable_folder
 from sspruning.stages.finish import catch_up
 from sspruning.stages.full_rounds import clear_rounds, full_rounds, last_state
+from sspruning.stages.output_folder import refuse_nested_output, usable_output
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
@@ -34,7 +34,7 @@ from sspruning.stages.share import WHOLE, Share
 from sspruning.stages.shared_corpus import shared_corpus
 from sspruning.stages.sidecars import META
 from sspruning.stages.workspace import Workspace
-from sspruning.stages.write import refuse_nested_output, write
+from sspruning.stages.write import write
 from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import open_corpus
@@ -337,14 +337,13 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     progress = progress or SilentProgress()
     check_names(config)
     root = Path(config.paths.run_dir or f"runs/{config.name}")
-    output = Path(config.paths.output or "pruned")
-    usable_folder(output)
+    place = usable_output(config.paths.output or "pruned", root)
     corpus = open_corpus(config.corpus.input)
-    refuse_nested_output(output, corpus.shards)
+    refuse_nested_output(place, corpus.shards)
     plan = make_plan(corpus, root / "store", config, progress)
     root.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(root, root / "store")
-    folders = (*workspace.worked_in(), output, output / META / "shards")
+    folders = (*workspace.worked_in(), place.folder, place.folder / META / "shards")
     with workspace.alone(), executor_for(config, *folders) as executor:
         workspace.save_config(config)
         embedded = embed(
@@ -356,7 +355,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
         manifest = write(
             Store(workspace.store),
             SelectionFile.open(workspace.selection),
-            output,
+            str(place),
             config.write,
             executor,
             progress,
@@ -365,7 +364,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
         )
     if manifest.n_kept != selection.n_kept:
         raise StoreError(
-            f"{output}: {manifest.n_kept} samples written, {selection.n_kept} selected; remove it and run again"
+            f"{place}: {manifest.n_kept} samples written, {selection.n_kept} selected; remove it and run again"
         )
     return RunResult(embedded, prototypes, scores, selection, manifest)
 

@@ -10,10 +10,13 @@ from sspruning.errors import StoreError
 from sspruning.records import JSONValue, Manifest, Output, OutputSample, OutputShard
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import file_sha256, read_json, write_bytes, write_json, write_stream
+from sspruning.storage.output_place import WORKING, OutputPlace
+from sspruning.storage.pruned import META
 from sspruning.trainers import TRAINERS, Files
 
 __all__ = [
     "META",
+    "SOURCES",
     "VERSION",
     "WORKING",
     "inside",
@@ -21,6 +24,7 @@ __all__ = [
     "output_from",
     "output_of",
     "read_manifest",
+    "record_name",
     "record_path",
     "up_to_date",
     "write_manifest",
@@ -28,8 +32,7 @@ __all__ = [
     "write_sidecars",
 ]
 
-META = ".sspruning"  # folder of everything in the output that is no shard and no index of a trainer
-WORKING = f"{META}/shards/"  # gone when the output is finished
+SOURCES = f"{META}/sources.json"
 FORMAT, VERSION = "sspruning-output", 2
 COPY_BYTES = 4 << 20
 KEYS = frozenset({"fingerprint", "shards_fingerprint", "n_kept", "n_embedded", "write", "image_key", "shards", "files"})
@@ -42,7 +45,12 @@ def manifest_path(output: Path) -> Path:
 
 def record_path(output: Path, name: str) -> Path:
     """Commit record of one output shard, as long as the output is not finished."""
-    return output / META / "shards" / f"{name}.json"
+    return output / record_name(name)
+
+
+def record_name(name: str) -> str:
+    """Name of that record in the output."""
+    return f"{WORKING}{name}.json"
 
 
 def inside(output: Path, name: str) -> Path:
@@ -101,19 +109,21 @@ def output_of(folder: str | Path) -> Output:
         raise StoreError(f"{manifest_path(Path(folder))}: damaged ({error!r}); write into another folder") from error
 
 
-def up_to_date(output: Path, mark: str) -> Manifest | None:
+def up_to_date(place: OutputPlace, mark: str) -> Manifest | None:
     """The manifest of a finished output with this fingerprint; None if any file is missing or not what it was.
 
     Cost:
         shards are known by their size; all other files are read.
     """
+    output = place.folder
     if not manifest_path(output).exists():
         return None
     content = read_manifest(output)
     if content["fingerprint"] != mark:
         return None
     try:
-        whole = all(inside(output, shard["name"]).stat().st_size == shard["size"] for shard in content["shards"])
+        shards = content["shards"]
+        whole = all(inside(output, one["name"]) and place.size(one["name"]) == one["size"] for one in shards)
         whole = whole and all(file_sha256(inside(output, name)) == sha256 for name, sha256 in content["files"].items())
     except OSError:
         return None
@@ -124,7 +134,7 @@ def up_to_date(output: Path, mark: str) -> Manifest | None:
         n_embedded=content["n_embedded"],
         fingerprint=mark,
         shards=content["shards"],
-        path=str(output),
+        path=str(place),
     )
 
 
@@ -160,7 +170,7 @@ def write_sidecars(
         f"{META}/selection.parquet": write_stream(folder / META / "selection.parquet", _pieces(selection.path))[0],
         f"{META}/config.yaml": write_bytes(folder / META / "config.yaml", recipe.encode())[0],
     }
-    write_json(folder / META / "sources.json", sources)  # has paths, so the manifest, which has none, leaves it out
+    write_json(folder / SOURCES, sources)  # has paths, so the manifest, which has none, leaves it out
     for name in index:
         found.update(_write_files(folder, TRAINERS.resolve(name).files(output)))
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from sspruning.storage.urls import HTTP, check_url, is_url, shown
 
 __all__ = [
     "check_url",
+    "check_writable",
     "get_bytes",
     "is_url",
     "matching",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 WRITABLE = ("s3", "gs", "gcs")
+PART_BYTES = 8 << 20  # of an upload; about ten are in memory at a time, twice
 BEYOND_THE_END = 416  # HTTP status for a range that begins after the end
 SMALLEST = 1 << 16  # bytes of a range that is not halved any more
 
@@ -202,8 +205,7 @@ def put_bytes(url: str, data: bytes) -> None:
         UsageError: nothing can be written there.
         MachineError: access is refused, no answer, or a package is missing.
     """
-    _refuse_writing(url)
-    answer(url, lambda fs, path: fs.pipe_file(path, data), writes=True)
+    _write(url, lambda fs, path: fs.pipe_file(path, data))
 
 
 def put_file(local_path: str | Path, url: str) -> None:
@@ -213,13 +215,26 @@ def put_file(local_path: str | Path, url: str) -> None:
         UsageError: nothing can be written there.
         MachineError: access is refused, no answer, or a package is missing.
         StoreError: the object has another size afterwards.
+
+    Cost:
+        up to 250 MB of memory.
     """
-    _refuse_writing(url)
     size = Path(local_path).stat().st_size
-    answer(url, lambda fs, path: fs.put_file(str(local_path), path), writes=True)
-    there, _ = stat(url)
+    _write(url, lambda fs, path: fs.put_file(str(local_path), path, chunksize=PART_BYTES))
+    try:
+        there, _ = stat(url)
+    except FileNotFoundError:
+        there = 0
     if there != size:
         raise StoreError(f"{shown(url)}: {there} bytes after an upload of {size}; run the same command again")
+
+
+def _write(url: str, ask: Callable[[Any, str], object]) -> None:
+    check_writable(url)
+    try:
+        answer(url, ask, writes=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"{shown(url)}: no such bucket; make it first, or name another") from error
 
 
 def remove(url: str) -> None:
@@ -229,14 +244,19 @@ def remove(url: str) -> None:
         UsageError: nothing can be written there.
         MachineError: access is refused, no answer, or a package is missing.
     """
-    _refuse_writing(url)
+    check_writable(url)
     try:
         answer(url, lambda fs, path: fs.rm_file(path), writes=True)
     except FileNotFoundError:
         return
 
 
-def _refuse_writing(url: str) -> None:
+def check_writable(url: str) -> None:
+    """Make sure that objects can be written below ``url``, as far as its scheme tells.
+
+    Raises:
+        UsageError: they cannot, or the URL may not be used at all.
+    """
     check_url(url)
     if urlsplit(url).scheme not in WRITABLE:
         raise UsageError(f"{shown(url)}: can be read but not written; name an s3:// or gs:// URL or a local folder")

@@ -56,6 +56,7 @@ REFUSED_ERRORS = frozenset(
         "GatedRepoError",
     }
 )
+LOST_UPLOAD = "NoSuchUpload"
 
 
 class NoAnswerError(MachineError):
@@ -102,9 +103,12 @@ def _judged(url: str, error: Exception, tried: int, *, last: bool) -> Exception 
             f"{shown(url)}: access refused ({_reason(error, status)}); check the credentials in the environment and "
             "what they allow (some stores say the same of an object that does not exist)"
         )
-    if status in {404, 410} or (isinstance(error, FileNotFoundError) and not status and not kinds & PASSING_ERRORS):
+    lost = LOST_UPLOAD in kinds  # its last answer was, or it took too long; the object may be there or not
+    if (status in {404, 410} and not lost) or (
+        isinstance(error, FileNotFoundError) and not status and not lost and not kinds & PASSING_ERRORS
+    ):
         return FileNotFoundError(errno.ENOENT, "no such object", shown(url))
-    passing = status in PASSING or bool(kinds & PASSING_ERRORS)
+    passing = lost or status in PASSING or bool(kinds & PASSING_ERRORS)
     if passing and not last:
         return None
     tries = f" in {tried} tries" if passing else ""

@@ -64,6 +64,8 @@ class Faults:
     fail: int = 0
     """GET requests that are answered with `status`."""
     status: int = 500
+    fail_put: int = 0
+    """The same for PUT."""
     cut: int = 0
     """Bodies of GET requests that end after `cut_after` bytes, though more are promised."""
     cut_after: int = 1000
@@ -129,7 +131,7 @@ class Proxy:
             return
         if get and faults.delay_s:
             time.sleep(faults.delay_s)
-        if get and faults.take("fail"):
+        if (get and faults.take("fail")) or (handler.command == "PUT" and faults.take("fail_put")):
             handler.send_response(faults.status)
             handler.send_header("Content-Length", "0")
             handler.end_headers()

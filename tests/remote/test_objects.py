@@ -127,6 +127,30 @@ def test_an_upload_is_tried_again(bucket, faults):
     assert remote.get_bytes(url) == b"new"
 
 
+class NoSuchUpload(Exception):  # noqa: N818 - the name that botocore gives it
+    response = {"ResponseMetadata": {"HTTPStatusCode": 404}}
+
+
+def test_an_upload_that_the_store_has_lost_sight_of_is_made_again(proxy):
+    tries = []
+
+    def upload(fs, path):
+        tries.append(path)
+        if len(tries) < 3:
+            raise FileNotFoundError("as s3fs says it") from NoSuchUpload("completed, but the answer was lost")
+        return "done"
+
+    assert remote_tries.answer("s3://scratch/a.bin", upload, writes=True) == "done"
+    assert tries == ["scratch/a.bin"] * 3
+
+
+def test_writing_to_a_bucket_that_is_not_there_says_so(tmp_path, proxy):
+    (tmp_path / "a.bin").write_bytes(b"new")
+    for write in (lambda url: remote.put_bytes(url, b"new"), lambda url: remote.put_file(tmp_path / "a.bin", url)):
+        with pytest.raises(UsageError, match=r"s3://nowhere/a\.bin: no such bucket"):
+            write("s3://nowhere/a.bin")
+
+
 def test_nothing_is_written_over_http():
     with pytest.raises(UsageError, match="can be read but not written"):
         remote.put_bytes("https://example.org/a.bin", b"x")
