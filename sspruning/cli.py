@@ -267,7 +267,7 @@ def verify_command(
     from sspruning import api
 
     found = api.verify(folder, say.console())
-    say.verified(found, folder)
+    say.verified(found, folder.rstrip("/") or folder)
 
 
 @app.command("demo")
