@@ -205,7 +205,7 @@ def balanced_rule(stream: Stream, *, hardest_first: bool) -> Rule:
         hardest_first: which end of the scores is the best.
 
     Cost:
-        about six passes over all samples, four without balance; memory for one piece and 100 MB.
+        four to six passes over all samples, two or three without balance; memory for one piece and 100 MB.
     """
     order = ByScore(stream, hardest_first=hardest_first)
     seats = int(_seats(np.array(stream.count), stream.balance))

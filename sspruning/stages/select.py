@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from sspruning.config import SelectConfig
-from sspruning.errors import UsageError
+from sspruning.errors import StoreError, UsageError
 from sspruning.fingerprint import fingerprint
 from sspruning.policies import PRUNED_REASON
 from sspruning.progress import Progress, SilentProgress
@@ -149,10 +149,17 @@ def _counted(scored: Scored, count: int, progress: Progress) -> Iterator[_Decide
     words = pa.array([PRUNED_REASON[config.keep], KEPT], pa.string())
 
     def pieces() -> Iterator[_Decided]:
+        total = 0
         for piece in stream.read(rule.needs | {"score"}):
             kept = rule(piece)
+            total += int(kept.sum())
             reason = pa.DictionaryArray.from_arrays(kept.astype(np.int8), words)
             yield _Decided(piece.score, pa.nulls(piece.size, pa.int64()), kept, reason)
+        if total != count:
+            raise StoreError(
+                f"policy {config.keep!r} keeps {total:,} samples instead of {count:,}; this is a bug in the policy, or "
+                "scores changed meanwhile: select again"
+            )
 
     return pieces()
 

@@ -285,6 +285,20 @@ def test_several_fractions_without_ranks_are_each_what_one_alone_would_be(bench,
         assert path.read_bytes() == (bench.folder / "alone.parquet").read_bytes()
 
 
+class Nothing:
+    needs = frozenset()
+
+    def __call__(self, piece):
+        return np.zeros(piece.size, bool)
+
+
+def test_a_rule_that_keeps_another_number_is_caught(bench, few_are_many, monkeypatch):
+    monkeypatch.setattr(streamed.RULES, "resolve", lambda name: lambda stream: Nothing())
+    with pytest.raises(StoreError, match="keeps 0 samples instead of 161"):
+        bench.select("wrong.parquet")
+    assert not (bench.folder / "wrong.parquet").exists()
+
+
 KILLED = """
 import os, signal, sys
 from contextlib import contextmanager

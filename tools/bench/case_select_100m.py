@@ -17,6 +17,7 @@ from sspruning.execution.inline import InlineExecutor
 from sspruning.records import Prototypes, ShardRef
 from sspruning.stages.run import prototypes_mark
 from sspruning.stages.score import assignment_path, score
+from sspruning.stages.streamed import STREAM_ABOVE
 from sspruning.stages.workspace import Workspace
 from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, save_column, save_prototypes
 from sspruning.storage.parts import PartData
@@ -92,7 +93,7 @@ def measure_select(context: Context, case: str, parts: int, rows: int, k: int) -
     scored_store(path, parts, rows, k)
     workspace = Workspace.of(path)
     settings = [f"cluster.n_clusters={k}", "select.keep_fraction=0.7"]
-    above = parts * rows - 1 if context.smoke else None
+    above = min(STREAM_ABOVE, parts * rows - 1)
 
     def once() -> tuple[TreeMemory, dict[str, float]]:
         workspace.selection.unlink(missing_ok=True)
