@@ -122,7 +122,7 @@ def _cut(missing: int) -> str:
 
 def _range(fs: Any, path: str, start: int, size: int) -> bytes:
     """At most ``size`` bytes from ``start``, in one question."""
-    if path.startswith("http"):  # a server that knows no ranges would send the whole file to `cat_file`
+    if is_url(path):  # HTTP: a server that knows no ranges would send the whole file to `cat_file`
         with fs.open(path, block_size=size, size=start + size, cache_type="none") as file:
             data = file._fetch_range(start, start + size)
     else:
