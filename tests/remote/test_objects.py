@@ -128,7 +128,7 @@ def test_an_upload_is_tried_again(bucket, faults):
 
 
 class NoSuchUpload(Exception):  # noqa: N818 - the name that botocore gives it
-    response = {"ResponseMetadata": {"HTTPStatusCode": 404}}
+    response = {"ResponseMetadata": {"HTTPStatusCode": 404}}  # noqa: RUF012
 
 
 def test_an_upload_that_the_store_has_lost_sight_of_is_made_again(proxy):

@@ -10,51 +10,20 @@ import time
 from pathlib import Path
 
 import pytest
+from remote.outputs import Bucket, Dead, Notes, Uploads, dies_at, do, files, forget
 
-from sspruning import api
-from sspruning.config import WriteConfig
+from sspruning import api, exchange
 from sspruning.errors import MachineError, StoreError, UsageError
-from sspruning.execution.inline import InlineExecutor
-from sspruning.progress import SilentProgress
+from sspruning.loading.pruned import webdataset
+from sspruning.stages.check_trainer import check_trainer
+from sspruning.stages.report_run import find_output
 from sspruning.stages.verify import verify
-from sspruning.stages.write import write
+from sspruning.stages.workspace import Workspace
 from sspruning.storage import remote
 from sspruning.storage.artifacts import SelectionFile
-from sspruning.storage.store import Store
 
-WRITE = {"samples_per_shard": 16, "index": ["timm", "dino", "dali"]}
 NUMBERS = itertools.count()
 TARS = ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
-
-
-class Bucket:
-    """A bucket of its own, looked at past everything that is tested."""
-
-    def __init__(self, client, name):
-        self._client, self._name = client, name
-        self.url = f"s3://{name}"
-        client.create_bucket(Bucket=name)
-
-    def names(self, prefix=""):
-        """Names of the objects that begin so, without that beginning."""
-        found = self._client.list_objects_v2(Bucket=self._name, Prefix=prefix).get("Contents", [])
-        return [entry["Key"].removeprefix(prefix) for entry in found]
-
-    def read(self, name):
-        """Content of an object."""
-        return self._client.get_object(Bucket=self._name, Key=name)["Body"].read()
-
-    def objects(self, prefix=""):
-        """``{name: bytes}``, as `names` has them."""
-        return {name: self.read(prefix + name) for name in self.names(prefix)}
-
-    def put(self, name, data):
-        """Make an object."""
-        self._client.put_object(Bucket=self._name, Key=name, Body=data)
-
-    def remove(self, name):
-        """Remove an object."""
-        self._client.delete_object(Bucket=self._name, Key=name)
 
 
 @pytest.fixture
@@ -92,45 +61,6 @@ def store(made, tmp_path):
     return tmp_path / "store"
 
 
-def do(store, output, *, progress=None, overwrite=False, **config):
-    """Manifest of the shards that now stand at ``output``."""
-    file = SelectionFile.open(store / "selection.parquet")
-    made = WriteConfig(**{**WRITE, **config})
-    return write(Store(store), file, output, made, InlineExecutor(), progress, overwrite=overwrite)
-
-
-def files(folder):
-    """``{name: bytes}`` of all files below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def forget(store):
-    """Make the store one of another machine: without the files that it keeps of outputs in buckets."""
-    shutil.rmtree(store / "outputs")
-
-
-class Uploads:
-    """What is uploaded, and what cannot be."""
-
-    def __init__(self):
-        self.urls = []
-        self.refused = "nothing"
-
-    @property
-    def names(self):
-        """Base names, in order."""
-        return [url.rpartition("/")[2] for url in self.urls]
-
-    @property
-    def tars(self):
-        """Those of shards."""
-        return [name for name in self.names if name.endswith(".tar")]
-
-    def clear(self):
-        """Forget what was uploaded, and refuse nothing."""
-        self.__init__()
-
-
 @pytest.fixture
 def uploads(monkeypatch):
     """`Uploads` of files from here on."""
@@ -144,17 +74,6 @@ def uploads(monkeypatch):
 
     monkeypatch.setattr(remote, "put_file", noted)
     return found
-
-
-class Notes(SilentProgress):
-    """Progress that keeps notes."""
-
-    def __init__(self):
-        super().__init__()
-        self.kept = []
-
-    def note(self, text):
-        self.kept.append(text)
 
 
 def test_a_bucket_holds_what_a_folder_would_byte_for_byte(made, store, bucket, uploads):
@@ -221,7 +140,7 @@ def test_a_killed_run_is_finished_from_here_and_from_elsewhere(made, store, make
     here, elsewhere = make_bucket(), make_bucket()
     words = ["write", store, "--output", here.url, "--samples-per-shard", 6, "--index", "timm,dino,dali"]
     process = subprocess.Popen(
-        small.command(*words, "--executor", "local", "--workers", 1),
+        small.command(*words, "--executor", "inline"),
         env=small.environment(),
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -243,29 +162,6 @@ def test_a_killed_run_is_finished_from_here_and_from_elsewhere(made, store, make
         assert place.objects() == files(tmp_path / "local")
 
 
-class _Dead(BaseException):
-    """The run is gone."""
-
-
-def dies_at(patch, number, *, after):
-    """Let the run die at the ``number``-th request that changes something, before or after it is answered."""
-    requests = iter(range(number))
-
-    def deadly(call):
-        def ask(*given):
-            last = next(requests, None) is None
-            if last and not after:
-                raise _Dead
-            call(*given)
-            if last:
-                raise _Dead
-
-        return ask
-
-    for name in ("put_file", "put_bytes", "remove"):
-        patch.setattr(remote, name, deadly(getattr(remote, name)))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -276,7 +172,7 @@ def test_a_run_that_dies_at_any_request_is_finished_by_the_next(after, elsewhere
             with pytest.MonkeyPatch.context() as patch:
                 dies_at(patch, number, after=after)
                 do(store, bucket.url)
-        except _Dead:
+        except Dead:
             if elsewhere:
                 forget(store)
             do(store, bucket.url)
@@ -298,6 +194,8 @@ def test_shards_of_others_are_refused_and_left_alone(store, bucket, uploads):
     bucket.put("pruned/photos.tar", b"theirs")
     with pytest.raises(UsageError, match="did not write"):
         do(store, f"{bucket.url}/pruned")
+    with pytest.raises(UsageError, match="no shard may be empty"):
+        do(store, f"{bucket.url}/empty", num_shards=1000)
     assert bucket.objects() == {"pruned/photos.tar": b"theirs"}
     assert uploads.urls == []
 
@@ -365,6 +263,28 @@ def test_verify_names_what_is_wrong_in_a_bucket(store, bucket):
         verify(bucket.url)
     with pytest.raises(UsageError, match="neither pruned shards nor a store"):
         verify(f"{bucket.url}/elsewhere")
+
+
+def test_the_report_knows_shards_by_their_url(store, bucket):
+    do(store, bucket.url)
+    selection = SelectionFile.open(store / "selection.parquet").selection
+    found = find_output(bucket.url, Workspace.of(store), selection)
+    assert (found.folder, found.n_shards, found.n_samples) == (bucket.url, 3, 42)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        check_trainer,
+        webdataset,
+        lambda url: exchange.export(url, "keys", "keys.txt"),
+        lambda url: exchange.export("run", "keys", url),
+    ],
+)
+def test_what_knows_local_folders_alone_says_so(ask):
+    for url in ("s3://bucket/pruned", Path("s3://bucket/pruned")):
+        with pytest.raises(UsageError, match=r"local folders; copy it here first"):
+            ask(url)
 
 
 def test_a_damaged_manifest_is_named_by_its_url(store, bucket):
