@@ -86,6 +86,12 @@ def test_signals_that_interrupt_every_other_call_change_nothing(name, nursery, g
     assert content(folder) == clean.new
 
 
+def test_a_part_that_a_killed_commit_did_not_come_to_remove_goes_later(nursery, ground):
+    clean = ground.clean("embed a corpus that changed")
+    at = next(at for at, (call, path, _) in enumerate(clean.calls, 1) if call == "unlink" and path.endswith(".h5"))
+    strike(nursery, ground, "embed a corpus that changed", at, KILL)
+
+
 def test_a_disk_that_fails_once_while_a_worker_writes_is_asked_again(nursery, ground):
     clean = ground.clean("embed a corpus that changed")
     at = next(at for at, call in enumerate(clean.calls, 1) if call[0] == "fsync" and ".h5.tmp." in call[1])
