@@ -55,7 +55,17 @@ STORIES = {
     "export clip-retrieval": Story(("export", "store", "--to", "clip-retrieval", "-o", "clip"), (EMBED, SELECT)),
     "export folder": Story(("export", "pruned", "--to", "folder", "-o", "folder"), (EMBED, SELECT, WRITE)),
     "import-embeddings": Story(
-        ("import-embeddings", "arrays/embeddings.npy", "../shards", "--keys", "arrays/keys.txt", "--store", "other"),
+        (
+            "import-embeddings",
+            "arrays/embeddings.npy",
+            "../shards",
+            "--keys",
+            "arrays/keys.txt",
+            "--store",
+            "other",
+            "--set",
+            "execution.executor=inline",
+        ),
         (EMBED, ("export", "store", "--to", "npy", "-o", "arrays")),
     ),
 }

@@ -10,7 +10,7 @@ from faults.stories import STORIES
 
 FULL = "ENOSPC for good"  # from a call on, as a full disk is; the others fail once
 FAULTS = [KILL, TORN, "EIO", "ENOSPC", FULL, "EINTR"]
-LONG = ["run", "import-embeddings"]  # take long: each call is the last once, and one of the other faults befalls it
+LONG = ["run"]  # the verbs of other stories in one: killed at each call, and befallen by one of the other faults there
 QUICK = ["embed a corpus that changed", "select", "write for all trainers", "write another selection"]
 
 
@@ -84,6 +84,12 @@ def test_signals_that_interrupt_every_other_call_change_nothing(name, nursery, g
     assert clean.new.items() <= content(folder).items()
     nursery.run(*story.verb, cwd=folder)  # folders that could not be removed are gone now
     assert content(folder) == clean.new
+
+
+def test_a_part_that_a_killed_commit_did_not_come_to_remove_goes_later(nursery, ground):
+    clean = ground.clean("embed a corpus that changed")
+    at = next(at for at, (call, path, _) in enumerate(clean.calls, 1) if call == "unlink" and path.endswith(".h5"))
+    strike(nursery, ground, "embed a corpus that changed", at, KILL)
 
 
 def test_a_disk_that_fails_once_while_a_worker_writes_is_asked_again(nursery, ground):
