@@ -43,6 +43,7 @@ CASES = {
     "recipes": "bench.case_recipes",
     "recipes_million": "bench.case_recipes_million",
     "run": "bench.case_run",
+    "ray": "bench.case_ray",
     "help": "bench.case_help",
 }
 """Name -> module with ``measure(context) -> list[Row]``. A new case is one file and one line here."""
