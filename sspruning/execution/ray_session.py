@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ class RaySession:
             self._connect(address, workers)
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
-        self._checked = self._answered = time.monotonic()
+        self._checked = time.monotonic()
+        self._silent_since: float | None = None
 
     def _connect(self, address: str | None, workers: int | None) -> None:
         _keep_quiet()
@@ -81,6 +83,8 @@ class RaySession:
             options = {"num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES}
             if not _has_token():  # Ray would make one and leave it in HOME, where others may read it
                 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        else:
+            _show_token()
         stopped = False
         try:
             with undisturbed():  # Ray sets a handler of its own
@@ -95,6 +99,7 @@ class RaySession:
                 except SystemExit:  # what that handler does
                     stopped = True
         except Exception as error:
+            self.close()  # whatever of it has started
             raise MachineError(_refused(head, error)) from error
         if stopped:
             signal.raise_signal(signal.SIGTERM)
@@ -110,15 +115,16 @@ class RaySession:
         """
         if time.monotonic() - self._checked < CHECK_EVERY_S and not now:
             return
-        self._checked = time.monotonic()
+        self._checked = now_s = time.monotonic()
         if not _answers(self._head):
-            if time.monotonic() - self._answered > LOST_AFTER_S:
+            self._silent_since = self._silent_since or now_s
+            if now_s - self._silent_since >= LOST_AFTER_S:
                 raise MachineError(
                     f"Ray's head {self._head} does not answer any more; see that it runs, or use --executor local, "
                     "and run the same command again, it goes on from here"
                 )
             return
-        self._answered = time.monotonic()
+        self._silent_since = None
         if not any(node["NodeID"] == self._node and node["Alive"] for node in self.ray.nodes()):
             raise MachineError(
                 "Ray's process on this machine (raylet) has died, and the workers with it (out of memory?); start it "
@@ -137,12 +143,17 @@ def _prepare() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if _has_token():  # which Ray shows by itself only where it also found the address by itself
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _show_token() -> None:
+    """Let Ray show a token that is there: by itself it does so only where it also found the address by itself."""
+    with suppress(ImportError, AttributeError):  # of a version without tokens
+        setup: Any = importlib.import_module("ray._private.authentication.authentication_token_setup")
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _has_token() -> bool:
-    """True if Ray would find a token to show, or to ask for."""
+    """True if a Ray that is started here would find a token to ask for."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
     return (Path("~").expanduser() / TOKEN_FILE).exists()
@@ -151,6 +162,7 @@ def _has_token() -> bool:
 def _keep_quiet() -> None:
     """Ray prints what becomes of nodes and workers on standard output; outcomes tell it here, and the log."""
     worker: Any = importlib.import_module("ray._private.worker")
+    logging.getLogger("ray").setLevel(logging.ERROR)
 
     def note(data: dict[str, Any], **_: object) -> None:
         log.info("ray: %s", " ".join(map(str, data.get("lines", ()))))

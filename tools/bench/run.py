@@ -46,6 +46,7 @@ CASES = {
     "select_100m": "bench.case_select_100m",
     "scale": "bench.case_scale",
     "run": "bench.case_run",
+    "ray": "bench.case_ray",
     "help": "bench.case_help",
 }
 """Name -> module with ``measure(context) -> list[Row]``. A new case is one file and one line here."""
