@@ -35,6 +35,7 @@ WORKERS = (1, 8, 64, 512)
 COUNTS = (8, 64, 512)
 SHARDS_EACH = 100
 SEED = 1
+BUSY = "**The machine was busy: every time is too long, and what is below shows the form of the result, not its size.**"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -146,6 +147,7 @@ def page(
         "",
         f"Made by `python tools/bench/scaling.py --record` on {where['date']} at commit {where['commit']}; "
         f"{where['machine']}; load {where['load']} when it began. Rows: [scaling.csv](scaling.csv).",
+        *(["", BUSY] if float(where["load"]) > 1 else []),
         "",
         f"Measured: {len(shard_s)} shards of CIFAR-10 (1,000 images each), one warm worker, the shipped encoder: "
         f"{np.mean(shard_s):.3f} s each, spread {spread:.0%}; a task's start and end, {np.median(starts):.1f} s "
