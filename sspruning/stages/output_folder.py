@@ -11,7 +11,9 @@ from typing import Any, cast
 from sspruning.errors import StoreError, UsageError
 from sspruning.records import JSONValue, ShardRef
 from sspruning.stages.sidecars import META, VERSION, WORKING, inside, manifest_path, read_manifest
+from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json
+from sspruning.storage.digests import read_with_digest
 from sspruning.storage.store import Store
 
 __all__ = [
@@ -36,7 +38,7 @@ def refuse_nested_output(output: Path, shards: Iterable[ShardRef]) -> None:
             raise UsageError(f"{output}: the output lies in the input folder {folder}; name a folder outside of it")
 
 
-def refuse_bad_output(store: Store, output: Path, shards_mark: str, *, overwrite: bool) -> None:
+def refuse_bad_output(store: Store, output: Path, selection: str, shards_mark: str, *, overwrite: bool) -> None:
     """Refuse outputs that would harm something; with ``overwrite``, shards of another selection are removed.
 
     Shards of the same selection and settings may stay: they are gone on with, whatever index files are asked for.
@@ -44,6 +46,7 @@ def refuse_bad_output(store: Store, output: Path, shards_mark: str, *, overwrite
     Args:
         store: the store that is written from.
         output: the folder.
+        selection: fingerprint of what is written.
         shards_mark: fingerprint of the shards that shall stand there.
         overwrite: remove others.
 
@@ -60,6 +63,8 @@ def refuse_bad_output(store: Store, output: Path, shards_mark: str, *, overwrite
         if not (output / META).exists() and output.exists() and any(output.glob("*.tar")):
             raise UsageError(f"{output}: holds .tar files that sspruning did not write; name another folder")
         return
+    if _without_damaged_manifest(output, selection, overwrite=overwrite):
+        return
     content = cast("dict[str, JSONValue]", read_json(manifest_path(output)))
     if content.get("format_version") == VERSION and content.get("shards_fingerprint") == shards_mark:
         return
@@ -67,6 +72,29 @@ def refuse_bad_output(store: Store, output: Path, shards_mark: str, *, overwrite
         what = "of another selection" if content.get("format_version") == VERSION else "that another release wrote"
         raise UsageError(f"{output}: holds shards {what}; name another folder, or give --overwrite")
     clear_output(output)
+
+
+def _without_damaged_manifest(output: Path, selection: str, *, overwrite: bool) -> bool:
+    """True if a damaged manifest was removed: the output is then one that is not finished.
+
+    Raises:
+        UsageError: the shards may be of another selection, and ``overwrite`` was not given.
+    """
+    try:
+        read_with_digest(manifest_path(output))
+    except StoreError as error:
+        if not overwrite and not _is_of(output, selection):
+            raise UsageError(f"{error}; --overwrite writes the shards again, whatever they are of") from error
+        manifest_path(output).unlink()
+        return True
+    return False
+
+
+def _is_of(output: Path, selection: str) -> bool:
+    """True if the selection beside the shards says that it is this one."""
+    with suppress(StoreError):
+        return SelectionFile.open(output / META / "selection.parquet").selection.fingerprint == selection
+    return False
 
 
 def clear_output(output: Path) -> None:

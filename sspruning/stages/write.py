@@ -50,6 +50,7 @@ from sspruning.stages.sidecars import (
 )
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json, sweep
+from sspruning.storage.digests import damaged
 from sspruning.storage.lock import LOCK, alone_in
 from sspruning.storage.store import Store
 
@@ -106,8 +107,9 @@ def write(
         DataError: a shard does not read back as it was planned.
         MachineError: no space.
     """
-    mark = write_fingerprint(selection.selection.fingerprint, config)
-    refuse_bad_output(store, output, shards_fingerprint(selection.selection.fingerprint, config), overwrite=overwrite)
+    wanted = selection.selection.fingerprint
+    mark = write_fingerprint(wanted, config)
+    refuse_bad_output(store, output, wanted, shards_fingerprint(wanted, config), overwrite=overwrite)
     done = up_to_date(output, mark)
     if done is not None and not _untidy(output):
         return done
@@ -241,7 +243,7 @@ def _tasks(
     for number, (start, stop) in enumerate(pairwise(borders)):
         name = SHARD_NAME.format(number)
         record = _finished(output, name, mark, known.get(name))
-        if record is not None and record.get("index") == config.index and _all_there(output, record):
+        if record is not None and record.get("index") == config.index and _as_recorded(output, name, record):
             facts[name] = record
         else:
             tasks.append(Task(name, {"name": name, "start": start, "stop": stop, "known": cast("JSONValue", record)}))
@@ -269,6 +271,8 @@ def _finished(output: Path, name: str, mark: str, known: Mapping[str, Any] | Non
     return None
 
 
-def _all_there(output: Path, record: Mapping[str, Any]) -> bool:
-    """True if the index files of a shard are there."""
-    return all(inside(output, name).is_file() for name in record["files"])
+def _as_recorded(output: Path, name: str, record: Mapping[str, Any]) -> bool:
+    """False if a shard or its index files are missing, or known not to be what the commit record says."""
+    digests = {output / name: record["sha256"]}
+    digests |= {inside(output, file): sha256 for file, sha256 in record["files"].items()}
+    return not damaged(digests, record_path(output, name))

@@ -10,6 +10,7 @@ import pytest
 from corpora import make_part
 
 from sspruning.errors import StoreError
+from sspruning.fingerprint import canonical_json, fingerprint
 from sspruning.records import Scores, ShardRef
 from sspruning.storage.artifacts import save_column, score_path
 from sspruning.storage.corpus import open_corpus
@@ -107,8 +108,9 @@ def test_a_store_of_another_format_is_refused(tmp_path, store, content):
 
 def as_version(store, version):
     """Pretend that a release with another format wrote ``store.json``."""
-    content = json.loads((store.path / "store.json").read_text())
-    (store.path / "store.json").write_text(json.dumps(content | {"format_version": version}))
+    content = json.loads((store.path / "store.json").read_text()) | {"format_version": version}
+    content["fingerprint"] = fingerprint({"format_version": version, "settings": content["settings"]})
+    (store.path / "store.json").write_text(canonical_json(content) + "\n")
 
 
 def test_a_store_of_an_earlier_release_says_to_embed_again_and_how(tmp_path, store):
