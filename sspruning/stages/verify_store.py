@@ -118,10 +118,10 @@ def verify_artefacts(root: Path, report: VerifyReport, progress: Progress) -> No
         _verify_list(root, report)
     if workspace.scores.is_dir():
         _verify_list(workspace.scores, report)
-    for side in sorted((root / "against").glob("*/store.json")):
-        verify_store(side.parent, report, progress)
-        if (side.parent / "nearest").is_dir():
-            _verify_list(side.parent / "nearest", report)
+    for side in sorted(parts.parent for parts in (root / "against").glob("*/parts")):
+        verify_store(side, report, progress)
+        if (side / "nearest").is_dir():
+            _verify_list(side / "nearest", report)
 
 
 def _verify_list(folder: Path, report: VerifyReport) -> None:

@@ -14,15 +14,22 @@ from sspruning.storage.lock import alone_in
 
 __all__ = ["Workspace"]
 
-ARTEFACTS = ("config.yaml", "prototypes.h5", "selection*.parquet", "contaminated.parquet")
+ARTEFACTS = (
+    "config.yaml",
+    "prototypes.h5",
+    "selection.parquet",
+    "selection-[0-9]*.parquet",
+    "contaminated.parquet",
+)
+"""Files of a workspace for which no other file vouches."""
 CONFIG_HEADER = "# Settings last used here, written by sspruning.\n"
 
 
 def _is_ours(path: Path) -> bool:
-    """True if a configuration was written by `Workspace.save_config`, not by a person."""
+    """True if a configuration was written by `Workspace.save_config`, not by a person; an empty one is damaged."""
     try:
         with path.open(encoding="utf-8") as stream:
-            return stream.readline() == CONFIG_HEADER
+            return stream.readline() in {CONFIG_HEADER, ""}
     except (OSError, UnicodeDecodeError):
         return False
 

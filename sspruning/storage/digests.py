@@ -107,13 +107,18 @@ def listed(folder: Path) -> dict[str, str]:
     """sha256 by name, as the list of a folder has them.
 
     Raises:
-        StoreError: there is no list, or it is damaged.
+        StoreError: there is no list, it is damaged, or it names a file outside of the folder.
     """
     content = read_with_digest(folder / DIGESTS)
     files = content.get("files")
-    if DIGEST not in content or not isinstance(files, dict):
+    if DIGEST not in content or not isinstance(files, dict) or any(_leads_out(name) for name in files):
         raise StoreError(f"{folder / DIGESTS}: damaged; run the same command again")
     return cast("dict[str, str]", files)
+
+
+def _leads_out(name: str) -> bool:
+    path = Path(name)
+    return path.is_absolute() or ".." in path.parts or not path.parts
 
 
 def damaged_files(folder: Path) -> list[Path]:
