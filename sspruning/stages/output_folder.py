@@ -80,14 +80,16 @@ def _without_damaged_manifest(output: Path, selection: str, *, overwrite: bool) 
     Raises:
         UsageError: the shards may be of another selection, and ``overwrite`` was not given.
     """
+    path, problem = manifest_path(output), f"{manifest_path(output)}: damaged (not a manifest)"
     try:
-        read_with_digest(manifest_path(output))
+        if "format" in read_with_digest(path):
+            return False
     except StoreError as error:
-        if not overwrite and not _is_of(output, selection):
-            raise UsageError(f"{error}; --overwrite writes the shards again, whatever they are of") from error
-        manifest_path(output).unlink()
-        return True
-    return False
+        problem = str(error)
+    if not overwrite and not _is_of(output, selection):
+        raise UsageError(f"{problem}; --overwrite writes the shards again, whatever they are of")
+    path.unlink()
+    return True
 
 
 def _is_of(output: Path, selection: str) -> bool:

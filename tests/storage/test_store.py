@@ -361,7 +361,7 @@ def test_a_damaged_store_json_is_written_again_by_the_settings_that_its_parts_ha
     whole = path.read_bytes()
     spoil(path)
     assert Store.at(full.path) is None
-    with pytest.raises(StoreError, match="store.json is damaged; run `sspruning embed`"):
+    with pytest.raises(StoreError, match="is damaged; run `sspruning embed`"):
         Store(full.path)
     with pytest.raises(StoreError, match="damaged"):
         Store.create(full.path, SETTINGS | {"dim": 6})
