@@ -31,6 +31,7 @@ from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write as write_stage
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.digests import DIGESTS, damaged_files
 from sspruning.storage.output_place import place_of
 from sspruning.storage.store import Store
 
@@ -301,6 +302,8 @@ def write(
     """
     path = Path(selection)
     path = Workspace.of(path).selection if path.is_dir() else path
+    if path.exists() and path in damaged_files(path.parent):
+        raise StoreError(f"{path}: damaged (not what {DIGESTS} beside it says); run `sspruning select` again")
     file = SelectionFile.open(path)
     where = Path(store) if store is not None else path.parent
     workspace = Workspace.of(where)

@@ -18,8 +18,9 @@ from sspruning.execution import Executor, Outcome, StageSpec, Task
 from sspruning.progress import Progress
 from sspruning.records import EmbedReport, JSONValue, ShardRef
 from sspruning.stages.embed_shard import Limits
-from sspruning.storage.atomic import read_json, sweep
+from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import Corpus
+from sspruning.storage.lost_parts import why_pending
 from sspruning.storage.store import CommitRecord, Store
 
 __all__ = [
@@ -50,10 +51,10 @@ def limits_of(config: CorpusConfig) -> Limits:
 
 
 def pending_shards(store_path: Path, corpus: Corpus, *, verify_inputs: bool = False) -> list[ShardRef]:
-    """Shards without an up-to-date part in the store, in corpus order; all of them if there is no store."""
-    if not (store_path / "store.json").exists():
+    """Shards without an up-to-date part in the store, in corpus order; all of them if there is no sound store."""
+    store = Store.at(store_path)
+    if store is None:
         return list(corpus.shards)
-    store = Store(store_path)
     return [shard for shard in corpus.shards if store.committed(shard, verify_content=verify_inputs) is None]
 
 
@@ -96,12 +97,12 @@ def fill(
             ticker.tick(_settle(store, outcome, shards))
     sweep(store.path / "parts")  # again: a worker of a killed run may have taken a moment to die
     store.drop_stale_parts()
-    _record_manifest(store)
+    store.write_manifest()
 
 
 def _redone(store: Store, corpus: Corpus, pending: list[ShardRef]) -> str:
     """Which shards need work, and why, in words."""
-    shown = ", ".join(f"{shard.shard_id} ({store.why_pending(shard)})" for shard in pending[:SHOWN])
+    shown = ", ".join(f"{shard.shard_id} ({why_pending(store, shard)})" for shard in pending[:SHOWN])
     more = f" and {len(pending) - SHOWN:,} more" if len(pending) > SHOWN else ""
     return f"{len(pending):,} of {len(corpus.shards):,} shards need work: {shown}{more}"
 
@@ -162,19 +163,8 @@ def _settle(store: Store, outcome: Outcome, shards: dict[str, ShardRef]) -> int:
 
 def _record_corpus(store: Store, corpus: Corpus) -> None:
     """Make ``corpus`` the store's corpus; a file that says so already is left alone."""
-    with suppress(StoreError, TypeError, KeyError):
-        if tuple(store.shards().values()) == corpus.shards:
-            return
-    store.set_shards(corpus.shards)
-
-
-def _record_manifest(store: Store) -> None:
-    """Bring ``manifest.json`` up to date; a file that holds these records already is left alone."""
-    records = [asdict(record) for record in store.records(refresh=True)]
-    with suppress(StoreError):
-        if read_json(store.path / "manifest.json") == {"store": store.fingerprint, "parts": records}:
-            return
-    store.write_manifest()
+    if not store.has_shards(corpus.shards):
+        store.set_shards(corpus.shards)
 
 
 def _touch(store: Store, corpus: Corpus) -> None:

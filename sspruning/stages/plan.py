@@ -67,12 +67,13 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
         UsageError: repeated keys, more prototypes than samples, a fraction that keeps nothing, or more output shards
             than samples.
     """
-    pending = pending_shards(store, corpus)
+    pending, opened = pending_shards(store, corpus), Store.at(store)
     if config.corpus.repeated_keys == "prefix":
         refuse_bad_prefixes(corpus)
     inspection, n = None, None
     if not pending:
-        n = Store(store).n_rows
+        done = None if opened is None else opened.records_of(shard.shard_id for shard in corpus.shards)
+        n = None if done is None else sum(record.n_rows for record in done)
     elif config.corpus.preflight and any(is_url(shard.path) for shard in corpus.shards):
         progress.note(
             "the headers of remote shards are read while they are embedded, not before: damaged shards and keys that "
@@ -104,7 +105,7 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
         size_bytes=corpus.size_bytes,
         n_samples=n,
         n_kept=n_kept,
-        bytes_per_row=2 * (Store(store).dim if (store / "store.json").exists() else 384) + ROW_OVERHEAD_BYTES,
+        bytes_per_row=2 * (384 if opened is None else opened.dim) + ROW_OVERHEAD_BYTES,
         output_bytes=round(corpus.size_bytes * config.select.keep_fraction),
         n_output_shards=None if n_kept is None else shard_count(n_kept, config.write),
     )

@@ -31,9 +31,10 @@ from sspruning.stages.select import select, selection_fingerprint
 from sspruning.stages.sidecars import META
 from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write
-from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
+from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes, score_path
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.digests import DIGESTS, list_files
 from sspruning.storage.store import Store
 
 __all__ = [
@@ -118,10 +119,17 @@ def _refuse_gaps(store: Store) -> None:
         )
 
 
+def _drop_damaged(workspace: Workspace, progress: Progress) -> None:
+    """Remove artefacts that are not what was written, so that they are made again."""
+    for path in workspace.drop_damaged():
+        progress.note(f"{path}: removed, to be made again: it is not what {DIGESTS} beside it says")
+
+
 def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
     """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
     store = Store(workspace.store)
     _refuse_gaps(store)
+    _drop_damaged(workspace, progress)
     found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
     if found is None:
@@ -129,6 +137,7 @@ def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *
             progress.note("prototypes are made again: those that are there were made from other parts or settings")
         found = cluster(store, config.cluster, progress, prototypes_mark(store, config.cluster))
         save_prototypes(workspace.prototypes, found)
+        workspace.list_files(workspace.prototypes)
     return found
 
 
@@ -141,10 +150,13 @@ def up_to_scores(
     workspace.sweep_scores()
     store = Store(workspace.store)
     scores = score(store, prototypes, workspace.prototypes, workspace.scores, config.score, executor, progress)
+    assignments = _assignments(store, scores, prototypes, config)
+    columns = [score_path(Path(scores.folder), record.shard_id) for record in store.records()]
+    list_files(workspace.scores, [*assignments.values(), *columns])
     known = set(prototypes.parts)
     old = {record.shard_id for record in store.records() if short(record.fingerprint) in known}
     if config.cluster.reuse and len(old) < len(store.records()):
-        found = drift(store, _assignments(store, scores, prototypes, config), old)
+        found = drift(store, assignments, old)
         progress.note(f"{found.n_new:,} new samples among {found.n_old:,} old ones: {found.verdict}: {found.reason}")
     return prototypes, scores
 
@@ -231,6 +243,7 @@ def up_to_selections(
         scored = Scored(store, prototypes, scores, assignments, config.model_copy(update={"select": chosen}))
         made = select(scored, missing, facts, progress)
         found.update({float(cast("float", one.settings["keep_fraction"])): one for one in made})
+    workspace.list_files(*missing.values())
     return prototypes, scores, [cast("Selection", found[f]) for f in paths]
 
 
@@ -262,6 +275,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     workspace = Workspace(root, root / "store")
     folders = (*workspace.worked_in(), place.folder, place.folder / META / "shards")
     with workspace.alone(), executor_for(config, *folders) as executor:
+        _drop_damaged(workspace, progress)
         workspace.save_config(config)
         embedded = embed(
             corpus, workspace.store, config.encoder.spec(), config.corpus, executor, progress, n_total=plan.n_in_shards
