@@ -143,7 +143,6 @@ def _write(
     """Write what is missing; see `write`."""
     output = place.folder
     shards_mark = shards_fingerprint(selection.selection.fingerprint, config)
-    place.begin()
     old = leftovers(output)
     for folder in (output, output / META, output / META / "shards", output / META / "work"):
         sweep(folder)
@@ -205,6 +204,7 @@ def _write_shards(
 ) -> tuple[list[dict[str, JSONValue]], dict[str, str]]:
     """Facts of every output shard, in order, after those that were missing are written; sha256 of their index files."""
     tasks, facts = _tasks(place, len(planned), config, mark, progress)
+    place.begin()
     work = place.folder / META / "work"
     work.mkdir(parents=True, exist_ok=True)
     # the name is new each time: a worker object that lives on in this process must not be taken for another plan's

@@ -184,7 +184,7 @@ class ShardReader:
         Raises:
             ShardError: a damaged archive, a member that occurs twice in a sample, or a key that comes back later.
         """
-        self._source.prepare_scan()
+        self._source.prepare_scan(whole=self._hasher is not None)
         chunks = scan_tar(self.path, self._source, hasher=self._hasher, allow_missing_end=self._allow_missing_end)
         current: Sample | None = None
         current_key = None

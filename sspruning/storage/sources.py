@@ -39,8 +39,12 @@ class Source(Protocol):
             ShardError: they cannot be read.
         """
 
-    def prepare_scan(self) -> None:
-        """Say that the shard will be read from front to back, samples a little after their headers."""
+    def prepare_scan(self, *, whole: bool) -> None:
+        """Say that the shard will be read from front to back, samples a little after their headers.
+
+        Args:
+            whole: every byte is wanted, not only headers and some samples.
+        """
 
     def state(self) -> tuple[int, int]:
         """Size and version of what stands in its place now, as `sspruning.records.ShardRef` has them.
@@ -91,7 +95,7 @@ class _LocalSource:
         except OSError as error:
             raise unreadable(self._path, start, error) from error
 
-    def prepare_scan(self) -> None:
+    def prepare_scan(self, *, whole: bool) -> None:
         """The system reads ahead and remembers by itself."""
 
     def state(self) -> tuple[int, int]:
@@ -124,8 +128,10 @@ class _RemoteSource:
         self._edge: int | None = None  # where the last step ended
         self._step = 0  # how long it was meant to be; 0 after a jump
 
-    def prepare_scan(self) -> None:
+    def prepare_scan(self, *, whole: bool) -> None:
         self._room = KEPT_BYTES
+        if whole:
+            self._edge, self._step = 0, STEP
 
     def state(self) -> tuple[int, int]:
         try:

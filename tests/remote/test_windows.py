@@ -1,5 +1,6 @@
 """What is asked of a store while a shard is read: large steps, one ahead, and after a jump only what is wanted."""
 
+import hashlib
 import time
 from itertools import pairwise
 
@@ -46,6 +47,14 @@ def test_a_scan_asks_for_every_byte_once(url, content, faults):
     assert all(start + size == after for (start, size), (after, _) in pairwise(ranges))
     assert sum(size for _, size in ranges) == len(content)
     assert max(size for _, size in ranges) == STEP
+
+
+def test_where_every_byte_is_hashed_steps_are_large_from_the_start(url, content, faults):
+    hasher = hashlib.sha256()
+    with ShardReader(url, hasher=hasher) as reader:
+        assert sum(1 for _ in reader.samples()) == 400
+    assert hasher.digest() == hashlib.sha256(content).digest()
+    assert [size for _, size in sorted(faults.ranges())][:-1] == [STEP] * (len(content) // STEP)
 
 
 def test_samples_that_are_read_a_little_later_are_still_at_hand(url, content, faults):
