@@ -35,7 +35,7 @@ def verify(folder: str | Path, progress: Progress | None = None) -> VerifyReport
 
     For pruned shards: every file's sha256, the ledger, exactly the selected keys, and every sample's bytes against the
     source shard, read again, and rewritten again where members were renamed, left out or made. For a store: every
-    part's sha256 and its own invariants.
+    part's sha256 and its own invariants, and the digest of every other file, those made from the store included.
 
     Raises:
         UsageError: the folder is none of these.
@@ -60,7 +60,8 @@ def verify(folder: str | Path, progress: Progress | None = None) -> VerifyReport
         verify_artefacts(folder, report, progress)
     elif _is_store(folder / "store"):
         verify_store(folder / "store", report, progress)
-        verify_artefacts(folder, report, progress)
+        for root in (folder, folder / "store"):
+            verify_artefacts(root, report, progress)
     else:
         raise UsageError(
             f"{place}: neither pruned shards nor a store; give the folder that `write`, `run` or `embed` made"

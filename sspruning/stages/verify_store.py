@@ -114,7 +114,7 @@ def verify_artefacts(root: Path, report: VerifyReport, progress: Progress) -> No
     The stores of evaluation shards that `decontaminate` made are verified as well.
     """
     workspace = Workspace(root, root)
-    if workspace.config.exists() or workspace.prototypes.exists() or (root / DIGESTS).exists():
+    if workspace.has_files() or (root / DIGESTS).exists():
         _verify_list(root, report)
     if workspace.scores.is_dir():
         _verify_list(workspace.scores, report)

@@ -92,6 +92,11 @@ class Workspace:
         for folder in self.scores.glob("*"):
             sweep(folder)
 
+    def has_files(self) -> bool:
+        """True if there is anything that ``digests.json`` has to list."""
+        found = {path for pattern in ARTEFACTS for path in self.root.glob(pattern)}
+        return bool(found - {self.config}) or (self.config.exists() and _is_ours(self.config))
+
     def drop_damaged(self) -> list[Path]:
         """Files removed because they are not what their digest says, all of which are made again by whoever needs them.
 
