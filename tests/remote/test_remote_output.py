@@ -194,6 +194,8 @@ def test_shards_of_others_are_refused_and_left_alone(store, bucket, uploads):
     bucket.put("pruned/photos.tar", b"theirs")
     with pytest.raises(UsageError, match="did not write"):
         do(store, f"{bucket.url}/pruned")
+    with pytest.raises(UsageError, match="no shard may be empty"):
+        do(store, f"{bucket.url}/empty", num_shards=1000)
     assert bucket.objects() == {"pruned/photos.tar": b"theirs"}
     assert uploads.urls == []
 
