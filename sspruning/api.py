@@ -17,6 +17,7 @@ from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selecti
 from sspruning.stages import run as chain
 from sspruning.stages.advise import Advice
 from sspruning.stages.choose_k import KSweep, sweep_k
+from sspruning.stages.current_prototypes import up_to_prototypes
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.output_folder import usable_output
 from sspruning.stages.pack import PackReport, pack
@@ -31,6 +32,7 @@ from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write as write_stage
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.digests import DIGESTS, damaged_files
 from sspruning.storage.output_place import place_of
 from sspruning.storage.store import Store
 
@@ -126,7 +128,7 @@ def cluster(
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
     with workspace.alone(), executor_for(given, *workspace.worked_in()) as executor:
-        found = chain.up_to_prototypes(workspace, given, executor, progress or SilentProgress(), force=force)
+        found = up_to_prototypes(workspace, given, executor, progress or SilentProgress(), force=force)
         workspace.save_config(given)
     return found
 
@@ -290,6 +292,8 @@ def write(
     """
     path = Path(selection)
     path = Workspace.of(path).selection if path.is_dir() else path
+    if path.exists() and path in damaged_files(path.parent):
+        raise StoreError(f"{path}: damaged (not what {DIGESTS} beside it says); run `sspruning select` again")
     file = SelectionFile.open(path)
     where = Path(store) if store is not None else path.parent
     workspace = Workspace.of(where)

@@ -18,7 +18,7 @@ from sspruning.stages.embed_shard import Limits
 from sspruning.stages.fill import check_space, explained, fill, limits_of, pending_shards, report_of, store_settings
 from sspruning.stages.finish import finish
 from sspruning.stages.share import WHOLE, Share
-from sspruning.storage.atomic import file_sha256, read_json, write_json
+from sspruning.storage.atomic import file_sha256, json_bytes, write_json
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import Store
 
@@ -66,14 +66,11 @@ def _request(spec: EncoderSpec, limits: Limits) -> dict[str, JSONValue]:
 
 def _same_request(store: Store, spec: EncoderSpec, limits: Limits) -> bool:
     """True if the store was made by this very request, checkpoint content included."""
-    with suppress(StoreError):
-        recorded = read_json(store.path / "request.json")
-        wanted = _request(spec, replace(limits, suffixes=cast("tuple", list(limits.suffixes))))
-        if recorded != wanted:
-            return False
-        identity = cast("dict[str, JSONValue]", store.settings["encoder"])
-        return spec.checkpoint is None or file_sha256(Path(spec.checkpoint)) == identity.get("weights_sha256")
-    return False
+    path = store.path / "request.json"
+    if not path.exists() or path.read_bytes() != json_bytes(_request(spec, limits)):
+        return False
+    identity = cast("dict[str, JSONValue]", store.settings["encoder"])
+    return spec.checkpoint is None or file_sha256(Path(spec.checkpoint)) == identity.get("weights_sha256")
 
 
 def _pinned(spec: EncoderSpec, identity: JSONValue) -> EncoderSpec:
@@ -156,14 +153,14 @@ def embed(
     limits, own = limits_of(config), share.of(corpus)
     if not own.shards:
         return EmbedReport(n_shards=0, n_samples=0, n_embedded=0, skipped={}, quarantined={}, done_now=0)
-    exists = (store_path / "store.json").exists()
-    wanted = _pinned(spec, Store(store_path).settings["encoder"]) if exists else spec
+    made = Store.at(store_path)
+    wanted = spec if made is None else _pinned(spec, made.settings["encoder"])
     pending = pending_shards(store_path, own, verify_inputs=verify_inputs)
     notes: list[str] = []
-    if pending or not _same_request(Store(store_path), spec, limits):
+    if made is None or pending or not _same_request(made, spec, limits):
         check_space(store_path, own)
         _, wanted, notes = _created(store_path, spec, wanted, limits, executor)
-        if not exists:  # parts may be there all the same
+        if made is None:  # parts may be there all the same
             pending = pending_shards(store_path, own, verify_inputs=verify_inputs)
     store = Store(store_path)
     work = StageSpec(WORKER, {"spec": wanted, "limits": limits, "store": str(store_path)})

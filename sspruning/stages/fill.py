@@ -21,6 +21,7 @@ from sspruning.stages.finish import record_corpus
 from sspruning.stages.share import WHOLE, Share
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import Corpus
+from sspruning.storage.lost_parts import why_pending
 from sspruning.storage.store import CommitRecord, Store
 
 __all__ = [
@@ -51,10 +52,10 @@ def limits_of(config: CorpusConfig) -> Limits:
 
 
 def pending_shards(store_path: Path, corpus: Corpus, *, verify_inputs: bool = False) -> list[ShardRef]:
-    """Shards without an up-to-date part in the store, in corpus order; all of them if there is no store."""
-    if not (store_path / "store.json").exists():
+    """Shards without an up-to-date part in the store, in corpus order; all of them if there is no sound store."""
+    store = Store.at(store_path)
+    if store is None:
         return list(corpus.shards)
-    store = Store(store_path)
     return [shard for shard in corpus.shards if store.committed(shard, verify_content=verify_inputs) is None]
 
 
@@ -107,7 +108,7 @@ def fill(
 
 def _redone(store: Store, of: int, pending: list[ShardRef]) -> str:
     """Which shards need work, and why, in words."""
-    shown = ", ".join(f"{shard.shard_id} ({store.why_pending(shard)})" for shard in pending[:SHOWN])
+    shown = ", ".join(f"{shard.shard_id} ({why_pending(store, shard)})" for shard in pending[:SHOWN])
     more = f" and {len(pending) - SHOWN:,} more" if len(pending) > SHOWN else ""
     return f"{len(pending):,} of {of:,} shards need work: {shown}{more}"
 

@@ -51,10 +51,8 @@ def finish(store: Store, look: Callable[[], Corpus], *, check_keys: bool) -> lis
 
 def record_corpus(store: Store, corpus: Corpus) -> None:
     """Make ``corpus`` the store's corpus; a file that says so already is left alone."""
-    with suppress(StoreError, TypeError, KeyError):
-        if tuple(store.shards().values()) == corpus.shards:
-            return
-    store.set_shards(corpus.shards)
+    if not store.has_shards(corpus.shards):
+        store.set_shards(corpus.shards)
 
 
 def record_manifest(store: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sspruning.config import Config
+from sspruning.config import Config, CorpusConfig
 from sspruning.errors import UsageError
 from sspruning.progress import Progress
 from sspruning.stages.fill import pending_shards
@@ -76,26 +76,16 @@ def make_plan(
         UsageError: repeated keys, more prototypes than samples, a fraction that keeps nothing, or more output shards
             than samples.
     """
-    pending = pending_shards(store, corpus)
+    pending, opened = pending_shards(store, corpus), Store.at(store)
     if config.corpus.repeated_keys == "prefix":
         refuse_bad_prefixes(corpus)
     inspection, n = None, None
     if not pending:
-        n = sum(record.n_rows for record in Store(store).records_of(shard.shard_id for shard in corpus.shards))
-    elif config.corpus.preflight and any(is_url(shard.path) for shard in corpus.shards):
-        progress.note(
-            "the headers of remote shards are read while they are embedded, not before: damaged shards and keys that "
-            "shards share are found then; `sspruning inspect` reads them all"
-        )
-        if config.corpus.repeated_keys == "refuse":
-            refuse_repeated_starts(corpus, allow_missing_end=config.corpus.allow_missing_end)
+        done = None if opened is None else opened.records_of(shard.shard_id for shard in corpus.shards)
+        n = None if done is None else sum(record.n_rows for record in done)
     elif config.corpus.preflight:
-        inspection = inspect_corpus(
-            corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
-        )
-        if config.corpus.repeated_keys == "refuse":
-            refuse_repeated_keys(inspection)
-        n = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
+        inspection = _preflight(corpus, config.corpus, progress)
+        n = None if inspection is None else _with_image(inspection)
     if n == 0 and whole_corpus and inspection is not None and not inspection.problems:
         raise UsageError(
             f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
@@ -113,7 +103,28 @@ def make_plan(
         size_bytes=corpus.size_bytes,
         n_samples=n,
         n_kept=n_kept,
-        bytes_per_row=2 * (Store(store).dim if (store / "store.json").exists() else 384) + ROW_OVERHEAD_BYTES,
+        bytes_per_row=2 * (384 if opened is None else opened.dim) + ROW_OVERHEAD_BYTES,
         output_bytes=round(corpus.size_bytes * config.select.keep_fraction),
         n_output_shards=None if n_kept is None else shard_count(n_kept, config.write),
     )
+
+
+def _preflight(corpus: Corpus, config: CorpusConfig, progress: Progress) -> Inspection | None:
+    """What is in the corpus; None if shards are remote, of which only the first keys are compared."""
+    refuse, lenient = config.repeated_keys == "refuse", config.allow_missing_end
+    if any(is_url(shard.path) for shard in corpus.shards):
+        progress.note(
+            "the headers of remote shards are read while they are embedded, not before: damaged shards and keys that "
+            "shards share are found then; `sspruning inspect` reads them all"
+        )
+        if refuse:
+            refuse_repeated_starts(corpus, allow_missing_end=lenient)
+        return None
+    inspection = inspect_corpus(corpus, config.suffixes, progress, allow_missing_end=lenient)
+    if refuse:
+        refuse_repeated_keys(inspection)
+    return inspection
+
+
+def _with_image(inspection: Inspection) -> int:
+    return inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())

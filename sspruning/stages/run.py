@@ -11,21 +11,19 @@ from typing import cast
 
 from sspruning.clusterers import CLUSTERERS
 from sspruning.clusterers.faiss_kmeans import import_faiss
-from sspruning.config import ClusterConfig, Config, SelectConfig, default_workers
+from sspruning.config import Config, SelectConfig, default_workers
 from sspruning.errors import DataError, StoreError
 from sspruning.execution import EXECUTORS, Executor, make_executor
-from sspruning.fingerprint import fingerprint, short
+from sspruning.fingerprint import short
 from sspruning.policies import POLICIES
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, JSONValue, Manifest, Prototypes, Scores, Selection
 from sspruning.stages.advise import AUTO, Advice, advise, known_to_lose, observe
 from sspruning.stages.candidates import Scored
 from sspruning.stages.chain import check_chain
-from sspruning.stages.cluster import cluster, clustering_fingerprint
+from sspruning.stages.current_prototypes import drop_damaged, up_to_prototypes
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
-from sspruning.stages.finish import catch_up
-from sspruning.stages.full_rounds import clear_rounds, full_rounds, last_state
 from sspruning.stages.output_folder import refuse_nested_output, usable_output
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
@@ -35,20 +33,18 @@ from sspruning.stages.shared_corpus import shared_corpus
 from sspruning.stages.sidecars import META
 from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write
-from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
+from sspruning.storage.artifacts import SelectionFile, score_path
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.digests import list_files
 from sspruning.storage.store import Store
 
 __all__ = [
     "RunResult",
-    "are_current",
     "executor_for",
-    "prototypes_mark",
     "prune",
     "up_to_advice",
     "up_to_parts",
-    "up_to_prototypes",
     "up_to_scores",
     "up_to_selections",
 ]
@@ -130,82 +126,6 @@ def up_to_parts(
     return report
 
 
-def prototypes_mark(store: Store, config: ClusterConfig) -> str:
-    """What prototypes depend on: all parts, and the settings that decide."""
-    return fingerprint({"content": store.content_fingerprint(), "cluster": clustering_fingerprint(config)})
-
-
-def are_current(found: Prototypes, store: Store, config: ClusterConfig) -> bool:
-    """True if prototypes are the ones asked for, or may serve for more data."""
-    joins = config.reuse and found.info.get("settings") == clustering_fingerprint(config)
-    return joins or found.fingerprint == prototypes_mark(store, config)
-
-
-def _current_prototypes(workspace: Workspace, store: Store, config: ClusterConfig) -> Prototypes | None:
-    """Existing prototypes if they will do; None if they have to be made."""
-    if not workspace.prototypes.exists():
-        return None
-    try:
-        found = load_prototypes(workspace.prototypes)
-    except StoreError:
-        return None
-    return found if are_current(found, store, config) else None
-
-
-def _refuse_gaps(store: Store) -> None:
-    """Refuse a store with shards that have neither a part nor a reason: their samples would be left out in silence.
-
-    Raises:
-        StoreError: names them.
-    """
-    settled = {record.shard_id for record in store.records()} | store.quarantined().keys()
-    missing = sorted(store.shards().keys() - settled)
-    if missing:
-        raise StoreError(
-            f"{store.path}: {len(missing)} of {len(store.shards())} shards are not embedded, such as {missing[0]}; "
-            "run `sspruning embed` again, it does only these"
-        )
-
-
-def _clustered(
-    workspace: Workspace, store: Store, config: ClusterConfig, executor: Executor, progress: Progress
-) -> Prototypes:
-    """`Prototypes` of the sample, then of everything if that is asked for, from where a killed run left off."""
-    mark = prototypes_mark(store, config)
-    if config.full_rounds == 0:
-        return cluster(store, config, progress, mark)
-    start = last_state(workspace.rounds, mark) or cluster(store, config, progress, mark)
-    return full_rounds(store, start, config, workspace.rounds, executor, progress)
-
-
-def up_to_prototypes(
-    workspace: Workspace, config: Config, executor: Executor, progress: Progress, *, force: bool = False
-) -> Prototypes:
-    """`Prototypes` of the store as it is now, made only if those on disk were made from something else.
-
-    Args:
-        workspace: where artefacts lie.
-        config: section `cluster` is used.
-        executor: where rounds over all embeddings run.
-        progress: told of every stage.
-        force: make them in any case, and from the start.
-    """
-    store = Store(workspace.store)
-    _refuse_gaps(store)
-    catch_up(store)
-    found = None if force else _current_prototypes(workspace, store, config.cluster)
-    sweep(workspace.root)
-    if force:
-        clear_rounds(workspace.rounds)
-    if found is None:
-        if workspace.prototypes.exists():
-            progress.note("prototypes are made again: those that are there were made from other parts or settings")
-        found = _clustered(workspace, store, config.cluster, executor, progress)
-        save_prototypes(workspace.prototypes, found)
-    clear_rounds(workspace.rounds)
-    return found
-
-
 def up_to_scores(
     workspace: Workspace, config: Config, executor: Executor, progress: Progress
 ) -> tuple[Prototypes, Scores]:
@@ -224,10 +144,13 @@ def up_to_scores(
         progress,
         device=config.cluster.device,
     )
+    assignments = _assignments(store, scores, prototypes, config)
+    columns = [score_path(Path(scores.folder), record.shard_id) for record in store.records()]
+    list_files(workspace.scores, [*assignments.values(), *columns])
     known = set(prototypes.parts)
     old = {record.shard_id for record in store.records() if short(record.fingerprint) in known}
     if config.cluster.reuse and len(old) < len(store.records()):
-        found = drift(store, _assignments(store, scores, prototypes, config), old)
+        found = drift(store, assignments, old)
         progress.note(f"{found.n_new:,} new samples among {found.n_old:,} old ones: {found.verdict}: {found.reason}")
     return prototypes, scores
 
@@ -314,6 +237,7 @@ def up_to_selections(
         scored = Scored(store, prototypes, scores, assignments, config.model_copy(update={"select": chosen}))
         made = select(scored, missing, facts, progress)
         found.update({float(cast("float", one.settings["keep_fraction"])): one for one in made})
+    workspace.list_files(*missing.values())
     return prototypes, scores, [cast("Selection", found[f]) for f in paths]
 
 
@@ -345,6 +269,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     workspace = Workspace(root, root / "store")
     folders = (*workspace.worked_in(), place.folder, place.folder / META / "shards")
     with workspace.alone(), executor_for(config, *folders) as executor:
+        drop_damaged(workspace, progress)
         workspace.save_config(config)
         embedded = embed(
             corpus, workspace.store, config.encoder.spec(), config.corpus, executor, progress, n_total=plan.n_in_shards

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from sspruning.errors import StoreError
 from sspruning.reporting.contents import Counts, Stops
 from sspruning.reporting.text_bars import text_bars
+from sspruning.stages.current_prototypes import are_current
 from sspruning.stages.report_numbers import groups_with_rows
-from sspruning.stages.run import are_current
 from sspruning.stages.workspace import Workspace
 from sspruning.storage.artifacts import SelectionFile, load_prototypes
 from sspruning.storage.lock import Holder, holders

@@ -12,7 +12,8 @@ from sspruning.errors import UsageError
 from sspruning.fingerprint import fingerprint
 from sspruning.progress import SilentProgress
 from sspruning.stages import run as chain
-from sspruning.stages.run import prune, up_to_prototypes, up_to_selections
+from sspruning.stages.current_prototypes import up_to_prototypes
+from sspruning.stages.run import prune, up_to_selections
 from sspruning.stages.workspace import Workspace
 
 

@@ -15,7 +15,7 @@ from bench.rows import Row, alone
 from sspruning.config import Config, load_config
 from sspruning.execution.inline import InlineExecutor
 from sspruning.records import Prototypes, ShardRef
-from sspruning.stages.run import prototypes_mark
+from sspruning.stages.current_prototypes import prototypes_mark
 from sspruning.stages.score import assignment_path, score
 from sspruning.stages.streamed import STREAM_ABOVE
 from sspruning.stages.workspace import Workspace
