@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -199,24 +200,22 @@ def put_bytes(url: str, data: bytes) -> None:
     """Make ``data`` the content of an object, at once: readers see the old content or the new one.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: nothing can be written there, or there is no such bucket.
         MachineError: access is refused, no answer, or a package is missing.
     """
-    _refuse_writing(url)
-    answer(url, lambda fs, path: fs.pipe_file(path, data), writes=True)
+    _write(url, lambda fs, path: fs.pipe_file(path, data))
 
 
 def put_file(local_path: str | Path, url: str) -> None:
     """Upload a file, in parts if it is large; the object appears when all of it is there.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: nothing can be written there, or there is no such bucket.
         MachineError: access is refused, no answer, or a package is missing.
         StoreError: the object has another size afterwards.
     """
-    _refuse_writing(url)
     size = Path(local_path).stat().st_size
-    answer(url, lambda fs, path: fs.put_file(str(local_path), path), writes=True)
+    _write(url, lambda fs, path: fs.put_file(str(local_path), path))
     there, _ = stat(url)
     if there != size:
         raise StoreError(f"{shown(url)}: {there} bytes after an upload of {size}; run the same command again")
@@ -234,6 +233,14 @@ def remove(url: str) -> None:
         answer(url, lambda fs, path: fs.rm_file(path), writes=True)
     except FileNotFoundError:
         return
+
+
+def _write(url: str, ask: Callable[[Any, str], None]) -> None:
+    _refuse_writing(url)
+    try:
+        answer(url, ask, writes=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"{shown(url)}: there is no such bucket; make it, or name another one") from error
 
 
 def _refuse_writing(url: str) -> None:

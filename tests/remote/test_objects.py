@@ -127,6 +127,11 @@ def test_an_upload_is_tried_again(bucket, faults):
     assert remote.get_bytes(url) == b"new"
 
 
+def test_a_bucket_that_is_not_there_is_not_made(server):
+    with pytest.raises(UsageError, match=r"s3://none/a\.bin: there is no such bucket"):
+        remote.put_bytes("s3://none/a.bin", b"x")
+
+
 def test_nothing_is_written_over_http():
     with pytest.raises(UsageError, match="can be read but not written"):
         remote.put_bytes("https://example.org/a.bin", b"x")
