@@ -79,7 +79,7 @@ class _Source:
         """At most these bytes of the shard; fewer where it ends."""
         try:
             return b"" if self._source is None else self._source.read(start, size)
-        except (ShardError, MachineError):
+        except (OSError, ShardError, MachineError):
             return b""
 
 
