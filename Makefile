@@ -1,7 +1,7 @@
 # The commands of CONTRIBUTING.md; .ci/run uses the same ones.
 PYTHON ?= python
 
-.PHONY: install trainers browser check test slow faults hostile fuzz bench demo ci
+.PHONY: install trainers browser remote check test slow faults hostile fuzz bench demo ci
 
 install:  ## the package in place, with everything that tests and checks need
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -13,6 +13,9 @@ trainers:  ## what reads pruned shards; these three ask for far more, or older, 
 browser:  ## what drives the report in tests: Chromium, from Debian's packages if it is not there
 	$(PYTHON) -m pip install playwright
 	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
+
+remote:  ## what reads shards from buckets, and a server that is one in tests
+	$(PYTHON) -m pip install -e '.[remote]' 'moto[s3]' flask flask-cors
 
 check:  ## style, layout and types; seconds
 	$(PYTHON) -m ruff check .

@@ -17,12 +17,12 @@ from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selecti
 from sspruning.stages import run as chain
 from sspruning.stages.advise import Advice
 from sspruning.stages.choose_k import KSweep, sweep_k
-from sspruning.stages.embed import embed as embed_stage
-from sspruning.stages.fill import usable_folder
 from sspruning.stages.inspect import Inspection, inspect_corpus
+from sspruning.stages.output_folder import usable_output
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.plan import Plan, make_plan
 from sspruning.stages.run import RunResult, executor_for, prune
+from sspruning.stages.share import Share
 from sspruning.stages.sidecars import META
 from sspruning.stages.status import Status, status
 from sspruning.stages.sweep import SweepRow, compare_selections
@@ -32,6 +32,7 @@ from sspruning.stages.write import write as write_stage
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.corpus import open_corpus
 from sspruning.storage.digests import DIGESTS, damaged_files
+from sspruning.storage.output_place import place_of
 from sspruning.storage.store import Store
 
 __all__ = [
@@ -88,41 +89,30 @@ def embed(
     config: Config | None = None,
     progress: Progress | None = None,
     verify_inputs: bool = False,
+    worker_index: int = 0,
+    num_workers: int = 1,
 ) -> EmbedReport:
     """`EmbedReport` of the store at ``store``, which now holds the embeddings of every sound shard.
 
     Args:
-        inputs: shards: paths, folders, globs, brace patterns.
+        inputs: shards: paths or URLs, folders, globs, brace patterns.
         store: folder; made if missing.
         config: sections `corpus`, `encoder` and `execution` are used.
         progress: told after each shard.
         verify_inputs: hash all inputs again instead of trusting size and modification time.
+        worker_index: which of ``num_workers`` calls this is, from 0: it does every ``num_workers``-th shard of the
+            sorted list from there on, and reports on these.
+        num_workers: calls that share the work, in processes of their own, on one machine or on many that see the
+            same files; another number may go on where these stopped.
 
     Raises:
-        UsageError: nothing to read, or repeated keys.
+        UsageError: nothing to read, repeated keys, or a worker index that is none.
         StoreError: the store was made with other settings.
     """
-    folder = Path(store)
-    given = _config(folder, config)
+    share = Share(worker_index, num_workers)
     listed = [inputs] if isinstance(inputs, str) else list(inputs)
-    given = override(given, "corpus", input=listed)
-    corpus = open_corpus(listed)
-    reporter = progress or SilentProgress()
-    found = make_plan(corpus, folder, given, reporter, whole_run=False)
-    workspace = Workspace.of(folder)
-    with workspace.alone(), executor_for(given, folder / "parts") as executor:
-        report = embed_stage(
-            corpus,
-            folder,
-            given.encoder.spec(),
-            given.corpus,
-            executor,
-            reporter,
-            verify_inputs=verify_inputs,
-            n_total=found.n_in_shards,
-        )
-        workspace.save_config(given)
-    return report
+    given = override(_config(Path(store), config), "corpus", input=listed)
+    return chain.up_to_parts(Path(store), given, progress or SilentProgress(), share, verify_inputs=verify_inputs)
 
 
 def plan(config: Config, store: Path, progress: Progress | None = None) -> Plan:
@@ -136,8 +126,8 @@ def cluster(
     """`Prototypes` of the store, made again only if the parts or the settings changed, or with ``force``."""
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
-    with workspace.alone():
-        found = chain.up_to_prototypes(workspace, given, progress or SilentProgress(), force=force)
+    with workspace.alone(), executor_for(given, *workspace.worked_in()) as executor:
+        found = chain.up_to_prototypes(workspace, given, executor, progress or SilentProgress(), force=force)
         workspace.save_config(given)
     return found
 
@@ -221,7 +211,7 @@ def select(
 
     Args:
         store: store or run folder.
-        output: folder for pruned shards; None selects only. Several fractions go to ``keep-F`` folders inside.
+        output: folder or URL for pruned shards; None selects only. Several fractions go to ``keep-F`` inside.
         keep_fractions: several fractions in one pass, each with its own ``selection-F.parquet``; none: the section's.
         config: sections `cluster`, `score`, `select`, `write` and `execution` are used.
         progress: told of every stage.
@@ -233,12 +223,11 @@ def select(
         override(given, "select", keep_fraction=fraction)  # refuses what is no fraction before hours of work
     reporter = progress or SilentProgress()
     fractions = list(dict.fromkeys(keep_fractions))
-    outputs = [Path(output)] if output is not None else []
-    for path in outputs:
-        usable_folder(path)
+    outputs = [str(output)] if output is not None else []
     if outputs and fractions:
-        outputs = [outputs[0] / f"keep-{fraction:g}" for fraction in fractions]
-    folders = [folder for path in outputs for folder in (path, path / META / "shards")]
+        outputs = [f"{outputs[0].rstrip('/')}/keep-{fraction:g}" for fraction in fractions]
+    places = [usable_output(where, workspace.root) for where in outputs]
+    folders = [folder for place in places for folder in (place.folder, place.folder / META / "shards")]
     with workspace.alone(), executor_for(given, *workspace.worked_in(), *folders) as executor:
         prototypes, scores, selections = chain.up_to_selections(workspace, given, executor, reporter, fractions)
         workspace.save_config(given)
@@ -246,14 +235,14 @@ def select(
             write_stage(
                 Store(workspace.store),
                 SelectionFile.open(Path(selection.path)),
-                path,
+                where,
                 given.write,
                 executor,
                 reporter,
                 recipe=given.to_yaml(recipe_only=True),
                 overwrite=overwrite,
             )
-            for selection, path in zip(selections, outputs, strict=False)
+            for selection, where in zip(selections, outputs, strict=False)
         ]
     return Selected(prototypes, scores, selections, manifests)
 
@@ -290,7 +279,7 @@ def write(
 
     Args:
         selection: a ``selection.parquet``, or the folder that holds one.
-        output: folder; made if missing.
+        output: folder, made if missing, or URL, such as ``s3://bucket/pruned``.
         store: the store it was made from; None looks beside the selection.
         config: sections `write` and `execution` are used.
         progress: told after each shard.
@@ -315,11 +304,12 @@ def write(
             f"{path}: was not made from the store {workspace.store} as it is now; run `sspruning select` on it again"
         )
     given = _config(where, config)
-    with executor_for(given, Path(output), Path(output) / META / "shards") as executor:
+    place = place_of(output, path.parent)
+    with executor_for(given, place.folder, place.folder / META / "shards") as executor:
         return write_stage(
             opened,
             file,
-            Path(output),
+            output,
             given.write,
             executor,
             progress or SilentProgress(),

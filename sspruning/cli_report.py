@@ -27,7 +27,8 @@ def report_command(
         typer.Option("--output", "-o", help="HTML file to write. Default: report.html beside the selection."),
     ] = None,
     pruned: Annotated[
-        Path | None, typer.Option("--pruned", help="Folder of its pruned shards. Default: where the settings say.")
+        str | None,
+        typer.Option("--pruned", help="Folder or URL of its pruned shards. Default: where the settings say."),
     ] = None,
 ) -> None:
     """Write one HTML file that shows what was kept and what was dropped, with a slider for other fractions."""
@@ -73,7 +74,8 @@ def _shown(found: SampleFacts) -> None:
         say.line(f"  image: {', '.join(found.defects)}")
     if (chosen := found.choosing) is not None:
         say.line("  kept" if chosen.kept else f"  dropped: {visible(chosen.reason)}{_meaning(chosen.meaning)}")
-        say.line(f"  rank {chosen.rank + 1:,} of {chosen.n_embedded:,}; the first {chosen.n_kept:,} are kept")
+        if chosen.rank is not None:
+            say.line(f"  rank {chosen.rank + 1:,} of {chosen.n_embedded:,}; the first {chosen.n_kept:,} are kept")
         say.line(
             f"  score {fixed(chosen.score)}, cluster {chosen.cluster}, "
             f"distance to its prototype {fixed(chosen.cosine_distance)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,7 @@ WAYS = {"by rule": "by its documented rule", "no package": "not installed", "no 
 
 @say.verb
 def check_trainer_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pruned shards.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Pruned shards.")],
     timm: Annotated[bool, typer.Option("--timm", help="timm's webdataset reader.")] = False,
     open_clip: Annotated[bool, typer.Option("--open-clip", help="open_clip's data loader; needs captions.")] = False,
     webdataset: Annotated[bool, typer.Option("--webdataset", help="webdataset.WebDataset.")] = False,
@@ -61,7 +60,7 @@ def check_trainer_command(
 
 
 @say.tells("trainers")
-def _told(checks: list[TrainerCheck], folder: Path, limit: int | None) -> None:
+def _told(checks: list[TrainerCheck], folder: str, limit: int | None) -> None:
     """All that came of the checks."""
     part = "" if limit is None else f" in the first {limit:,} shards"
     say.line(f"{checks[0].n_samples:,} samples{part} of {folder}")

@@ -21,6 +21,7 @@ from sspruning.stages.plan import make_plan
 from sspruning.stages.run import executor_for
 from sspruning.stages.workspace import Workspace
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.output_place import local_only
 from sspruning.storage.pruned import META
 from sspruning.storage.store import Store
 
@@ -62,20 +63,20 @@ def export(
         DataError: samples that the form cannot hold.
         MachineError: no space, or a missing package.
     """
-    place = Path(path)
+    place, output = local_only(path, "export reads"), local_only(output, "export writes")
     workspace = Workspace.of(place if place.is_dir() else place.parent)
     selection, settings = workspace.selection if place.is_dir() else place, workspace.config
     if (place / META / "manifest.json").exists():
         selection, settings = place / META / "selection.parquet", place / META / "config.yaml"
     if to in FORMS:
         return export_selection(
-            selection, to, Path(output), options=options, overwrite=overwrite, progress=progress or SilentProgress()
+            selection, to, output, options=options, overwrite=overwrite, progress=progress or SilentProgress()
         )
     if to in SAMPLE_FORMS:
         return export_samples(
             place,
             to,
-            Path(output),
+            output,
             selection=selection,
             settings=settings,
             options=options,
@@ -88,7 +89,7 @@ def export(
         raise UsageError(f"export form {to!r} has no options; got {', '.join(options)}")
     return export_embeddings(
         Store(workspace.store),
-        Path(output),
+        output,
         to,
         selection=selection if to == "atlas" and selection.exists() else None,
         overwrite=overwrite,

@@ -59,11 +59,11 @@ class ShardRef:
     shard_id: str
     """Name inside a store, unique in a corpus: the file's stem, with folders in front where stems repeat."""
     path: str
-    """Absolute local path."""
+    """Absolute local path, or URL."""
     size: int
     """Bytes."""
     mtime_ns: int
-    """Modification time in nanoseconds since the epoch."""
+    """Modification time in nanoseconds since the epoch; of a URL, a number made from its ETag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +241,8 @@ class Selection:
     """keep, keep_fraction, balance, floor, seed, metric, distance, n_clusters; asked = auto if `keep` came of that."""
     path: str = ""
     """The file with one row for each embedded sample."""
+    ranked: bool = True
+    """Whether it says the rank of each sample. Of very many samples it says only which are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,3 +316,5 @@ class EmbedReport:
     done_now: int
     """Shards embedded by this call; the others were up to date."""
     notes: list[str] = field(default_factory=list)
+    n_left: int = 0
+    """Of a task that has a share of the shards, which the other counts are about: shards that others have not done."""

@@ -72,13 +72,14 @@ class CorpusConfig(Section):
     """What is read."""
 
     input: Annotated[list[str], BeforeValidator(_as_list)] = []
-    """Shards: paths, folders, globs, 'd/s-{000000..000099}.tar', 'A::B', '@list.txt'."""
+    """Shards: paths, folders, globs, 'd/s-{000000..000099}.tar', 'A::B', '@list.txt'; s3://, gs://, hf://, https://."""
     image_key: str = "jpg;png;jpeg;webp"
     """Suffixes of the member to embed, in order of preference, separated by semicolons."""
     allow_missing_end: bool = False
     """Accept archives without the end-of-archive marker (some old writers)."""
     preflight: bool = True
-    """Read all tar headers before the work: counts, bytes and repeated keys are known first. Turn off on slow disks."""
+    """Read all tar headers before the work: counts, bytes and repeated keys are known first. Turn off on slow disks.
+    Of remote shards only the first headers of up to 64 are read, in search of repeated keys."""
     max_pixels: int = Field(50_000_000, gt=0, lt=1 << 63)
     """Images with more pixels are skipped as too_many_pixels."""
     max_member_bytes: int = Field(64 << 20, gt=0, lt=1 << 63)
@@ -138,7 +139,9 @@ class ClusterConfig(Section):
     seed: int = Field(0, ge=0, lt=1 << 31)
     """Decides the sample and the start."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where FAISS runs; auto takes a GPU that passes a small search."""
+    """Where FAISS runs, for scores too; auto takes a GPU that passes a small search."""
+    full_rounds: int = Field(0, ge=0, le=1000)
+    """Further Lloyd rounds over all embeddings, by all workers, after the clustering of the sample; 0: none."""
     reuse: bool = False
     """New shards join the prototypes that are there, if the other settings are the same; how well they fit is told."""
 
@@ -256,11 +259,17 @@ class ExecutionConfig(Section):
     """Where the work runs. Never changes a byte of the result."""
 
     executor: str = "local"
-    """A name of the table in ``sspruning.execution``."""
+    """A name of the table in ``sspruning.execution``: local, ray or inline."""
     workers: int | None = Field(None, ge=1, lt=1 << 16)
-    """Processes; None takes one for each core, or one for each GPU."""
+    """Processes; None takes one for each core, or one for each GPU: of this machine, with ray of the whole cluster."""
     timeout_s: float | None = Field(None, gt=0)
     """Seconds after which a single task is given up."""
+    ray_address: str | None = None
+    """With ray: HOST:PORT of a cluster's head; auto for the one that runs on this machine; local for a new one, on this
+    machine alone and for as long as the command runs. None: auto if there is one, else local."""
+    num_gpus_per_worker: float | None = Field(None, ge=0, le=1024, allow_inf_nan=False)
+    """GPUs that a worker has for itself; below 1, several workers share one. None takes 1 where the encoder's device
+    is auto or cuda and there are GPUs, else 0. At 0 every worker sees all of them."""
 
 
 class PathsConfig(Section):
@@ -269,7 +278,7 @@ class PathsConfig(Section):
     run_dir: str | None = None
     """Folder of the run; None is ./runs/<name>."""
     output: str | None = None
-    """Folder of the pruned shards; None is ./pruned."""
+    """Folder of the pruned shards, or URL such as s3://bucket/pruned; None is ./pruned."""
     prometheus: str | None = None
     """File NAME.prom that `run` and `embed` keep up to date for node_exporter's textfile collector; None: none."""
     tensorboard: str | None = None

@@ -1,6 +1,7 @@
 """Small corpora, hand-made tar archives and made-up parts for tests; equal arguments give equal bytes."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -128,3 +129,16 @@ def make_part(n=7, d=5, skipped=3, seed=0, keys=None):
         skipped_reason=[reasons[number % 3] for number in range(skipped)],
         attributes={"shard_id": "s", "encoder": {"name": "x", "size": [1, 2]}, "shard_size": 5},
     )
+
+
+class FileSource:
+    """An open file as a scan takes it; it may be cut or changed meanwhile."""
+
+    prompt = False
+
+    def __init__(self, file, size=None):
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size if size is None else size
+
+    def read(self, start, size):
+        return os.pread(self.file.fileno(), size, start)

@@ -15,6 +15,7 @@ from sspruning.loading.epochs import Epochs, Place, Share, after, rank_share, wo
 from sspruning.loading.lookup import Lookup
 from sspruning.loading.reading import Pass, Reading
 from sspruning.storage.artifacts import SelectionFile
+from sspruning.storage.output_place import local_only
 from sspruning.storage.pruned import PrunedFolder
 
 __all__ = ["PrunedDataset", "webdataset"]
@@ -76,7 +77,7 @@ def webdataset(
     given = None if rank is None or world_size is None else (rank, world_size)
     if given is not None and not 0 <= given[0] < given[1]:
         raise UsageError(f"rank={rank}, world_size={world_size}; expected 0 <= rank < world_size")
-    opened = PrunedFolder.open(Path(folder))
+    opened = PrunedFolder.open(local_only(folder, "samples are loaded from"))
     lookup = None if weights is False else Lookup.of(SelectionFile.open(opened.selection), weights=weights)
     reading = Reading(opened, lookup, shuffle, seed)
     return PrunedDataset(reading, batch_size=batch_size, equal_ranks=equal_ranks, ranks=given)

@@ -21,6 +21,7 @@ from sspruning.progress import Progress, SilentProgress, Ticker
 from sspruning.records import U64, Output
 from sspruning.stages.inspect import key_hash
 from sspruning.stages.sidecars import output_of
+from sspruning.storage.output_place import local_only
 from sspruning.storage.samples import ShardReader
 from sspruning.trainers import TRAINERS, Trainer
 
@@ -99,7 +100,7 @@ def check_trainer(
     for name in names:
         TRAINERS.check(name)
     progress = progress or SilentProgress()
-    output = output_of(folder)
+    output = output_of(local_only(folder, "trainers are checked on"))
     if limit is not None:
         output = replace(output, shards=output.shards[:limit])
     known = _known(output, progress)

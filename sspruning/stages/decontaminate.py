@@ -25,6 +25,7 @@ from sspruning.stages.nearest import nearest_rows
 from sspruning.storage.atomic import write_bytes
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.digests import is_whole
+from sspruning.storage.sources import same_place
 from sspruning.storage.store import Store
 
 __all__ = ["THRESHOLD", "Contamination", "Pair", "compare", "decontaminate"]
@@ -148,9 +149,9 @@ def _encoder_name(store: Store) -> JSONValue:
 
 def _refuse_own_shards(store: Store, against: Corpus) -> None:
     """Samples compared with themselves would all be contaminated."""
-    own = {Path(shard.path).resolve() for shard in store.shards().values()}
+    own = {same_place(shard.path) for shard in store.shards().values()}
     for shard in against.shards:
-        if Path(shard.path).resolve() in own:
+        if same_place(shard.path) in own:
             raise UsageError(f"{shard.path}: is a shard of the store itself; name the shards of evaluation sets only")
 
 

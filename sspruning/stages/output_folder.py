@@ -1,8 +1,8 @@
-"""The folder of pruned shards: what stands there, what may be written into it, and what may be removed from it."""
+"""The place of pruned shards: what stands there, what may be written into it, and what may be removed from it."""
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +10,15 @@ from typing import Any, cast
 
 from sspruning.errors import StoreError, UsageError
 from sspruning.records import JSONValue, ShardRef
+from sspruning.stages.fill import usable_folder
 from sspruning.stages.sidecars import META, VERSION, WORKING, inside, manifest_path, read_manifest
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json
 from sspruning.storage.digests import read_with_digest
+from sspruning.storage.output_place import MANIFEST, LocalPlace, OutputPlace, place_of
+from sspruning.storage.remote_place import try_out
 from sspruning.storage.store import Store
+from sspruning.storage.urls import is_url
 
 __all__ = [
     "clear_output",
@@ -23,29 +27,54 @@ __all__ = [
     "refuse_nested_output",
     "remove_files",
     "remove_strange_shards",
+    "usable_output",
 ]
 
+NUMBERED = re.compile(r"shard-[0-9]{6}\.tar")
 
-def refuse_nested_output(output: Path, shards: Iterable[ShardRef]) -> None:
+
+def usable_output(output: str | Path, beside: Path) -> OutputPlace:
+    """The place ``output``, which can be written as far as can be seen before; nothing stays there yet.
+
+    Args:
+        output: folder or URL.
+        beside: folder below which a URL has its small files.
+
+    Raises:
+        UsageError: a file stands where the folder has to be, it is not writable, or nothing can be written to the URL.
+        MachineError: no answer from where the URL leads, or no permission.
+    """
+    place = place_of(output, beside)
+    if isinstance(place, LocalPlace):
+        usable_folder(place.folder)
+    else:
+        try_out(str(place))
+    return place
+
+
+def refuse_nested_output(place: OutputPlace, shards: Iterable[ShardRef]) -> None:
     """Refuse an output that is an input folder or lies in one: the next run could take its shards for input.
 
     Raises:
         UsageError: names both folders.
     """
-    resolved = output.resolve()
-    for folder in {Path(shard.path).resolve().parent for shard in shards}:
-        if resolved.is_relative_to(folder):
-            raise UsageError(f"{output}: the output lies in the input folder {folder}; name a folder outside of it")
+    for folder in {_folder_of(shard.path) for shard in shards}:
+        if place.lies_in(folder):
+            raise UsageError(f"{place}: the output lies in the input folder {folder}; name a folder outside of it")
 
 
-def refuse_bad_output(store: Store, output: Path, selection: str, shards_mark: str, *, overwrite: bool) -> None:
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0] if is_url(path) else str(Path(path).resolve().parent)
+
+
+def refuse_bad_output(store: Store, place: OutputPlace, selection: str, shards_mark: str, *, overwrite: bool) -> None:
     """Refuse outputs that would harm something; with ``overwrite``, shards of another selection are removed.
 
     Shards of the same selection and settings may stay: they are gone on with, whatever index files are asked for.
 
     Args:
         store: the store that is written from.
-        output: the folder.
+        place: where the output goes, opened.
         selection: fingerprint of what is written.
         shards_mark: fingerprint of the shards that shall stand there.
         overwrite: remove others.
@@ -53,42 +82,43 @@ def refuse_bad_output(store: Store, output: Path, selection: str, shards_mark: s
     Raises:
         UsageError: the output is an input folder or the store, a file, or holds something else.
     """
-    resolved = output.resolve()
+    output = place.folder
     if output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: a file stands there; name a folder")
-    refuse_nested_output(output, store.shards().values())
-    if resolved.is_relative_to(store.path.resolve()):
-        raise UsageError(f"{output}: the output lies in the store; name another folder")
+        raise UsageError(f"{place}: a file stands there; name a folder")
+    refuse_nested_output(place, store.shards().values())
+    if place.lies_in(str(store.path)):
+        raise UsageError(f"{place}: the output lies in the store; name another folder")
     if not manifest_path(output).exists():
-        if not (output / META).exists() and output.exists() and any(output.glob("*.tar")):
-            raise UsageError(f"{output}: holds .tar files that sspruning did not write; name another folder")
+        if not place.is_begun() and place.tars():
+            raise UsageError(f"{place}: holds .tar files that sspruning did not write; name another folder")
         return
-    if _without_damaged_manifest(output, selection, overwrite=overwrite):
+    if _without_damaged_manifest(place, selection, overwrite=overwrite):
         return
     content = cast("dict[str, JSONValue]", read_json(manifest_path(output)))
     if content.get("format_version") == VERSION and content.get("shards_fingerprint") == shards_mark:
         return
     if not overwrite:
         what = "of another selection" if content.get("format_version") == VERSION else "that another release wrote"
-        raise UsageError(f"{output}: holds shards {what}; name another folder, or give --overwrite")
-    clear_output(output)
+        raise UsageError(f"{place}: holds shards {what}; name another folder, or give --overwrite")
+    clear_output(place)
 
 
-def _without_damaged_manifest(output: Path, selection: str, *, overwrite: bool) -> bool:
+def _without_damaged_manifest(place: OutputPlace, selection: str, *, overwrite: bool) -> bool:
     """True if a damaged manifest was removed: the output is then one that is not finished.
 
     Raises:
         UsageError: the shards may be of another selection, and ``overwrite`` was not given.
     """
-    path, problem = manifest_path(output), f"{manifest_path(output)}: damaged (not a manifest)"
+    path = manifest_path(place.folder)
+    problem = f"{path}: damaged (not a manifest)"
     try:
         if "format" in read_with_digest(path):
             return False
     except StoreError as error:
         problem = str(error)
-    if not overwrite and not _is_of(output, selection):
+    if not overwrite and not _is_of(place.folder, selection):
         raise UsageError(f"{problem}; --overwrite writes the shards again, whatever they are of")
-    path.unlink()
+    place.remove([MANIFEST])
     return True
 
 
@@ -99,8 +129,9 @@ def _is_of(output: Path, selection: str) -> bool:
     return False
 
 
-def clear_output(output: Path) -> None:
-    """Remove what sspruning wrote into ``output`` and nothing else; the manifest goes first."""
+def clear_output(place: OutputPlace) -> None:
+    """Remove what sspruning wrote there and nothing else; the manifest goes first."""
+    output = place.folder
     content = cast("dict[str, Any]", read_json(manifest_path(output)))
     try:
         names = [*(str(shard["name"]) for shard in content["shards"]), *content["files"]]
@@ -108,21 +139,18 @@ def clear_output(output: Path) -> None:
         raise StoreError(f"{manifest_path(output)}: damaged ({error!r}); write into another folder") from error
     for name in names:
         inside(output, name)
-    manifest_path(output).unlink()
-    remove_files(output, names)
-    shutil.rmtree(output / META, ignore_errors=True)
+    place.remove([MANIFEST])
+    remove_files(place, names)
+    place.clear()
 
 
-def remove_files(output: Path, names: Iterable[str]) -> None:
-    """Remove files of the output, and folders inside it that are empty then."""
-    for name in names:
-        path = inside(output, name)
-        path.unlink(missing_ok=True)
-        for folder in path.parents:
-            if folder == output or not folder.is_relative_to(output):
-                break
-            with suppress(OSError):
-                folder.rmdir()
+def remove_files(place: OutputPlace, names: Iterable[str]) -> None:
+    """Remove files of the output, and folders inside it that are empty then.
+
+    Raises:
+        StoreError: a name leads out of the output.
+    """
+    place.remove([str(inside(place.folder, name).relative_to(place.folder)) for name in names])
 
 
 def leftovers(output: Path) -> set[str]:
@@ -136,8 +164,6 @@ def leftovers(output: Path) -> set[str]:
     return {name for name in found if not name.startswith(WORKING)}
 
 
-def remove_strange_shards(output: Path, names: set[str]) -> None:
+def remove_strange_shards(place: OutputPlace, names: set[str]) -> None:
     """Remove shards of an earlier, unfinished attempt with another plan."""
-    for path in output.glob("shard-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
-        if path.name not in names:
-            path.unlink()
+    place.remove(sorted(name for name in place.tars() - names if NUMBERED.fullmatch(name)))

@@ -9,11 +9,18 @@ from sspruning.config import Config
 from sspruning.errors import UsageError
 from sspruning.progress import Progress
 from sspruning.stages.fill import pending_shards
-from sspruning.stages.inspect import Inspection, inspect_corpus, refuse_bad_prefixes, refuse_repeated_keys
+from sspruning.stages.inspect import (
+    Inspection,
+    inspect_corpus,
+    refuse_bad_prefixes,
+    refuse_repeated_keys,
+    refuse_repeated_starts,
+)
 from sspruning.stages.output_plan import shard_count
 from sspruning.stages.select import kept_count
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import Store
+from sspruning.storage.urls import is_url
 
 __all__ = ["Plan", "make_plan"]
 
@@ -44,8 +51,18 @@ class Plan:
         return None if self.inspection is None else self.inspection.n_samples
 
 
-def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *, whole_run: bool = True) -> Plan:
-    """`Plan` of a run: counts, bytes, and what is done already. Reads tar headers unless `corpus.preflight` is off.
+def make_plan(
+    corpus: Corpus,
+    store: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    whole_run: bool = True,
+    whole_corpus: bool = True,
+) -> Plan:
+    """`Plan` of a run: counts, bytes, and what is done already.
+
+    Reads all tar headers, unless `corpus.preflight` is off or shards are remote: then the first ones of some shards.
 
     Args:
         corpus: the input.
@@ -53,6 +70,7 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
         config: the whole configuration.
         progress: told while headers are read.
         whole_run: False checks only what an embedding needs, not clusters and fractions.
+        whole_corpus: False if ``corpus`` is the share of one task, which may hold no image at all.
 
     Raises:
         UsageError: repeated keys, more prototypes than samples, a fraction that keeps nothing, or more output shards
@@ -61,18 +79,24 @@ def make_plan(corpus: Corpus, store: Path, config: Config, progress: Progress, *
     pending, opened = pending_shards(store, corpus), Store.at(store)
     if config.corpus.repeated_keys == "prefix":
         refuse_bad_prefixes(corpus)
-    inspection = None
-    if config.corpus.preflight and pending:
+    inspection, n = None, None
+    if not pending:
+        n = sum(record.n_rows for record in Store(store).records_of(shard.shard_id for shard in corpus.shards))
+    elif config.corpus.preflight and any(is_url(shard.path) for shard in corpus.shards):
+        progress.note(
+            "the headers of remote shards are read while they are embedded, not before: damaged shards and keys that "
+            "shards share are found then; `sspruning inspect` reads them all"
+        )
+        if config.corpus.repeated_keys == "refuse":
+            refuse_repeated_starts(corpus, allow_missing_end=config.corpus.allow_missing_end)
+    elif config.corpus.preflight:
         inspection = inspect_corpus(
             corpus, config.corpus.suffixes, progress, allow_missing_end=config.corpus.allow_missing_end
         )
         if config.corpus.repeated_keys == "refuse":
             refuse_repeated_keys(inspection)
-        n: int | None = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
-    else:
-        done = None if pending or opened is None else opened.records_of(shard.shard_id for shard in corpus.shards)
-        n = None if done is None else sum(record.n_rows for record in done)
-    if n == 0 and inspection is not None and not inspection.problems:
+        n = inspection.n_samples - inspection.without_image - sum(inspection.skipped.values())
+    if n == 0 and whole_corpus and inspection is not None and not inspection.problems:
         raise UsageError(
             f"no sample has a member with one of the suffixes {config.corpus.image_key!r}; "
             f"the corpus has {', '.join(inspection.suffixes) or 'none'}; set --image-key"

@@ -25,13 +25,13 @@ class Found(NamedTuple):
     """Samples by their set of suffixes, as `sspruning.records.OutputShard` has them."""
 
 
-def _read(path: Path, hasher: Hasher | None = None) -> Found:
+def _read(path: str, hasher: Hasher | None = None) -> Found:
     samples: list[OutputSample] = []
     kinds: Counter[tuple[str, ...]] = Counter()
-    with ShardReader(str(path), hasher=hasher) as reader:
+    with ShardReader(path, hasher=hasher) as reader:
         for sample in reader.samples():
             if sample.skip_reason is not None:
-                raise ShardError(str(path), sample.block_start, f"sample {sample.key!r}: {sample.skip_reason}")
+                raise ShardError(path, sample.block_start, f"sample {sample.key!r}: {sample.skip_reason}")
             members = cast("list[tuple[str, int, int]]", sample.members)
             kinds[tuple([member[0] for member in members])] += 1
             samples.append(OutputSample(sample.key, members))
@@ -52,7 +52,7 @@ def read_back(path: Path, n_samples: int) -> Found:
     """
     problem = ""
     try:
-        found = _read(path)
+        found = _read(str(path))
         if len(found.samples) == n_samples:
             return found
         problem = f"{len(found.samples):,} samples"
@@ -65,11 +65,11 @@ def read_back(path: Path, n_samples: int) -> Found:
     )
 
 
-def read_known(path: Path, known: Mapping[str, Any]) -> Found | None:
+def read_known(path: str, known: Mapping[str, Any]) -> Found | None:
     """What is in a shard that stands already; None if it is not the one that ``known`` records, so must be written.
 
     Args:
-        path: the shard.
+        path: of the shard, or its URL.
         known: its `sha256` and `n_samples`.
 
     Cost:

@@ -48,6 +48,10 @@ __all__ = ["ReportFile", "report"]
 
 MAP_CLUSTERS = 600
 MAP_PICTURES = 48
+NO_RANKS = (
+    "This selection is of so many images that they were chosen without ranks: images in the order of keeping and at "
+    "the cut are not shown, and for other fractions select again with --keep-fraction."
+)
 TIMES_BYTES = 1 << 16  # by which two pages that differ in times alone may differ in size
 
 
@@ -79,7 +83,7 @@ def report(
     Args:
         path: run folder, store, or a ``selection.parquet`` beside its store.
         output: where it goes; None: ``report.html`` beside the selection.
-        pruned: folder with the pruned shards of this selection; None looks where the settings say.
+        pruned: folder or URL with the pruned shards of this selection; None looks where the settings say.
         progress: told of both passes.
 
     Raises:
@@ -95,7 +99,7 @@ def report(
     target = place.workspace.root / _usual_name(path) if output is None else Path(output)
     if target.is_dir():
         raise UsageError(f"{target}: is a folder; name a file, such as {target / 'report.html'}")
-    contents, n_pictures = gather(path, place, None if pruned is None else Path(pruned), progress)
+    contents, n_pictures = gather(path, place, pruned, progress)
     page = render(contents).encode("utf-8", "backslashreplace")
     if not _stands(target, page):
         write_bytes(target, page)
@@ -122,7 +126,7 @@ def _usual_name(path: Path) -> str:
     )
 
 
-def gather(path: Path, place: Place, pruned: Path | None, progress: Progress) -> tuple[Contents, int]:
+def gather(path: Path, place: Place, pruned: str | Path | None, progress: Progress) -> tuple[Contents, int]:
     """`Contents` of a report, and the number of pictures in it."""
     selection = place.file.selection if place.file else None
     output = find_output(pruned, place.workspace, selection) if selection else None
@@ -141,6 +145,8 @@ def gather(path: Path, place: Place, pruned: Path | None, progress: Progress) ->
         return base, 0
     choice = choice_of(selection)
     base = replace(base, choice=choice, command=make_command(path, choice, place.workspace))
+    if not choice.ranked:
+        base = replace(base, notes=[*base.notes, NO_RANKS])
     if selection.n_embedded == 0:
         return base, 0
     with progress.stage("count", selection.n_embedded, "samples") as ticker:

@@ -9,7 +9,7 @@ import json
 import os
 import stat
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,17 +18,19 @@ import pyarrow as pa
 from PIL import Image
 
 from sspruning.encoders.images import ImageError, decode_image
-from sspruning.errors import ShardError
+from sspruning.errors import MachineError, ShardError
 from sspruning.progress import Ticker
 from sspruning.records import I64
 from sspruning.reporting.contents import Picture
 from sspruning.reporting.words import cut
-from sspruning.stages.report_numbers import groups_with_rows
+from sspruning.stages.report_numbers import groups_with_rows, ranks_of
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.parts import PartReader
 from sspruning.storage.samples import split_name
+from sspruning.storage.sources import Source, open_source
 from sspruning.storage.store import CommitRecord, Store
 from sspruning.storage.tar_members import raw_members
+from sspruning.storage.urls import is_url
 
 __all__ = ["read_pictures", "thumbnail"]
 
@@ -63,37 +65,35 @@ def thumbnail(data: bytes, max_pixels: int) -> tuple[str, bool]:
 
 
 class _Source:
-    """A source shard, open if it is there."""
+    """A source shard, if it is there."""
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str, source: Source | None) -> None:
         self.path = path
-        self._descriptor = descriptor
+        self._source = source
 
     @property
     def there(self) -> bool:
-        return self._descriptor >= 0
+        return self._source is not None
 
     def read(self, start: int, size: int) -> bytes:
         """At most these bytes of the shard; fewer where it ends."""
         try:
-            return os.pread(self._descriptor, size, start)
-        except OSError:
+            return b"" if self._source is None else self._source.read(start, size)
+        except (ShardError, MachineError):
             return b""
 
 
 @contextmanager
 def _opened(path: str) -> Generator[_Source]:
-    descriptor = -1
+    source = None
+    with suppress(OSError, ShardError, MachineError):
+        if is_url(path) or stat.S_ISREG(os.stat(path).st_mode):  # a pipe in its place is no shard  # noqa: PTH116
+            source = open_source(path)
     try:
-        if stat.S_ISREG(os.stat(path).st_mode):  # a pipe in its place would block  # noqa: PTH116
-            descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        descriptor = -1
-    try:
-        yield _Source(path, descriptor)
+        yield _Source(path, source)
     finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+        if source is not None:
+            source.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,8 @@ def read_pictures(
     for record, group in zip(records, groups_with_rows(file, columns), strict=True):
         own = wanted[np.searchsorted(wanted, at) : np.searchsorted(wanted, at + record.n_rows)] - at
         if len(own):
+            ranks = pa.array(ranks_of(file.selection, group))
+            group = group.set_column(columns.index("rank"), "rank", ranks)
             for place, picture in zip(
                 own.tolist(), _of_shard(store, shards[record.shard_id].path, record, group, own), strict=True
             ):

@@ -20,6 +20,7 @@ from sspruning.reporting.words import number_of
 from sspruning.stages.exclude import EXCLUDE
 from sspruning.stages.sidecars import output_of, read_manifest
 from sspruning.stages.workspace import Workspace
+from sspruning.storage.output_place import OutputPlace, place_of
 from sspruning.storage.store import Store
 
 __all__ = [
@@ -80,11 +81,11 @@ def some_skipped(store: Store) -> list[SkippedSample]:
     return [one for listed in found.values() for one in listed]
 
 
-def find_output(pruned: Path | None, workspace: Workspace, selection: Selection) -> OutputFacts | None:
+def find_output(pruned: str | Path | None, workspace: Workspace, selection: Selection) -> OutputFacts | None:
     """The pruned shards of a selection; None if there are none of it.
 
     Args:
-        pruned: folder that was named; None looks where the settings say, and is silent if other shards stand there.
+        pruned: folder or URL that was named; None looks where the settings say, silent if other shards stand there.
         workspace: whose settings.
         selection: that the shards must be of.
 
@@ -92,19 +93,20 @@ def find_output(pruned: Path | None, workspace: Workspace, selection: Selection)
         StoreError: the folder that was named holds no finished shards, or those of another selection.
     """
     if pruned is not None:
-        return _output(pruned, selection)
+        return _output(place_of(pruned, workspace.root), selection)
     try:
-        return _output(Path(workspace.load_config().paths.output or "pruned"), selection)
+        return _output(place_of(workspace.load_config().paths.output or "pruned", workspace.root), selection)
     except SSPruningError:
         return None
 
 
-def _output(folder: Path, selection: Selection) -> OutputFacts:
-    content, output = read_manifest(folder), output_of(folder)
+def _output(place: OutputPlace, selection: Selection) -> OutputFacts:
+    """By the manifest; for a URL, by its copy here."""
+    content, output = read_manifest(place.folder), output_of(place.folder)
     if content.get("selection") != selection.fingerprint or output.n_samples != selection.n_kept:
-        raise StoreError(f"{folder}: holds the shards of another selection; write them again, or name another folder")
+        raise StoreError(f"{place}: holds the shards of another selection; write them again, or name another folder")
     size = sum(shard.size for shard in output.shards)
-    return OutputFacts(folder=str(folder), n_shards=len(output.shards), n_samples=output.n_samples, size=size)
+    return OutputFacts(folder=str(place), n_shards=len(output.shards), n_samples=output.n_samples, size=size)
 
 
 def make_command(path: Path, choice: Choice, workspace: Workspace) -> list[str]:

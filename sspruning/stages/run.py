@@ -24,13 +24,17 @@ from sspruning.stages.chain import check_chain
 from sspruning.stages.cluster import cluster, clustering_fingerprint
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
-from sspruning.stages.fill import usable_folder
+from sspruning.stages.finish import catch_up
+from sspruning.stages.full_rounds import clear_rounds, full_rounds, last_state
+from sspruning.stages.output_folder import refuse_nested_output, usable_output
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
+from sspruning.stages.share import WHOLE, Share
+from sspruning.stages.shared_corpus import shared_corpus
 from sspruning.stages.sidecars import META
 from sspruning.stages.workspace import Workspace
-from sspruning.stages.write import refuse_nested_output, write
+from sspruning.stages.write import write
 from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes, score_path
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import open_corpus
@@ -44,6 +48,9 @@ __all__ = [
     "prototypes_mark",
     "prune",
     "up_to_advice",
+    "up_to_parts",
+    "up_to_prototypes",
+    "up_to_scores",
     "up_to_selections",
 ]
 
@@ -53,11 +60,17 @@ def executor_for(config: Config, *folders: Path) -> Generator[Executor]:
     """The configured executor; its workers are stopped at the end of the block.
 
     Args:
-        config: section `execution`.
+        config: sections `execution`, and `encoder` for its device.
         folders: where workers write; at the end they are swept of what dead and stopped workers left unfinished.
     """
-    workers = config.execution.workers or default_workers(config.encoder.device)
-    executor = make_executor(config.execution.executor, workers, config.execution.timeout_s)
+    place, device = config.execution, config.encoder.device
+    workers = place.workers
+    if workers is None and place.executor != "ray":  # a cluster is counted when it is there
+        workers = default_workers(device)
+    gpus = place.num_gpus_per_worker
+    if gpus is None and device not in {"auto", "cuda"}:
+        gpus = 0
+    executor = make_executor(place.executor, workers, place.timeout_s, gpus_per_worker=gpus, address=place.ray_address)
     try:
         yield executor
     finally:
@@ -80,6 +93,42 @@ def check_names(config: Config) -> None:
     EXECUTORS.check(config.execution.executor)
     if importlib.util.find_spec("faiss") is None:
         import_faiss()
+
+
+def up_to_parts(
+    folder: Path, config: Config, progress: Progress, share: Share = WHOLE, *, verify_inputs: bool = False
+) -> EmbedReport:
+    """`EmbedReport` of the store ``folder``, in which every sound shard of the share has its part now.
+
+    Args:
+        folder: made if missing.
+        config: sections `corpus`, `encoder` and `execution` are used.
+        progress: told after each shard.
+        share: which of the shards are done here.
+        verify_inputs: hash all inputs again instead of trusting size and modification time.
+    """
+    corpus = shared_corpus(config.corpus.input, folder, share)
+    own, n_total, whole = share.of(corpus), None, share.task is None
+    if not whole:
+        progress.note(share.describe(corpus))
+    if own.shards:
+        n_total = make_plan(own, folder, config, progress, whole_run=False, whole_corpus=whole).n_in_shards
+    workspace = Workspace.of(folder)
+    with workspace.alone(share.task), executor_for(config, folder / "parts") as executor:
+        report = embed(
+            corpus,
+            folder,
+            config.encoder.spec(),
+            config.corpus,
+            executor,
+            progress,
+            verify_inputs=verify_inputs,
+            n_total=n_total,
+            share=share,
+            look_again=lambda: open_corpus(config.corpus.input),
+        )
+        workspace.save_config(config)
+    return report
 
 
 def prototypes_mark(store: Store, config: ClusterConfig) -> str:
@@ -125,19 +174,44 @@ def _drop_damaged(workspace: Workspace, progress: Progress) -> None:
         progress.note(f"{path}: removed, to be made again: it is not what {DIGESTS} beside it says")
 
 
-def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
-    """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
+def _clustered(
+    workspace: Workspace, store: Store, config: ClusterConfig, executor: Executor, progress: Progress
+) -> Prototypes:
+    """`Prototypes` of the sample, then of everything if that is asked for, from where a killed run left off."""
+    mark = prototypes_mark(store, config)
+    if config.full_rounds == 0:
+        return cluster(store, config, progress, mark)
+    start = last_state(workspace.rounds, mark) or cluster(store, config, progress, mark)
+    return full_rounds(store, start, config, workspace.rounds, executor, progress)
+
+
+def up_to_prototypes(
+    workspace: Workspace, config: Config, executor: Executor, progress: Progress, *, force: bool = False
+) -> Prototypes:
+    """`Prototypes` of the store as it is now, made only if those on disk were made from something else.
+
+    Args:
+        workspace: where artefacts lie.
+        config: section `cluster` is used.
+        executor: where rounds over all embeddings run.
+        progress: told of every stage.
+        force: make them in any case, and from the start.
+    """
     store = Store(workspace.store)
     _refuse_gaps(store)
+    catch_up(store)
     _drop_damaged(workspace, progress)
     found = None if force else _current_prototypes(workspace, store, config.cluster)
     sweep(workspace.root)
+    if force:
+        clear_rounds(workspace.rounds)
     if found is None:
         if workspace.prototypes.exists():
             progress.note("prototypes are made again: those that are there were made from other parts or settings")
-        found = cluster(store, config.cluster, progress, prototypes_mark(store, config.cluster))
+        found = _clustered(workspace, store, config.cluster, executor, progress)
         save_prototypes(workspace.prototypes, found)
         workspace.list_files(workspace.prototypes)
+    clear_rounds(workspace.rounds)
     return found
 
 
@@ -146,10 +220,19 @@ def up_to_scores(
 ) -> tuple[Prototypes, Scores]:
     """Prototypes and `Scores` of the store as it is now."""
     check_metric(config.score)
-    prototypes = up_to_prototypes(workspace, config, progress)
+    prototypes = up_to_prototypes(workspace, config, executor, progress)
     workspace.sweep_scores()
     store = Store(workspace.store)
-    scores = score(store, prototypes, workspace.prototypes, workspace.scores, config.score, executor, progress)
+    scores = score(
+        store,
+        prototypes,
+        workspace.prototypes,
+        workspace.scores,
+        config.score,
+        executor,
+        progress,
+        device=config.cluster.device,
+    )
     assignments = _assignments(store, scores, prototypes, config)
     columns = [score_path(Path(scores.folder), record.shard_id) for record in store.records()]
     list_files(workspace.scores, [*assignments.values(), *columns])
@@ -267,14 +350,13 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     progress = progress or SilentProgress()
     check_names(config)
     root = Path(config.paths.run_dir or f"runs/{config.name}")
-    output = Path(config.paths.output or "pruned")
-    usable_folder(output)
+    place = usable_output(config.paths.output or "pruned", root)
     corpus = open_corpus(config.corpus.input)
-    refuse_nested_output(output, corpus.shards)
+    refuse_nested_output(place, corpus.shards)
     plan = make_plan(corpus, root / "store", config, progress)
     root.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(root, root / "store")
-    folders = (*workspace.worked_in(), output, output / META / "shards")
+    folders = (*workspace.worked_in(), place.folder, place.folder / META / "shards")
     with workspace.alone(), executor_for(config, *folders) as executor:
         _drop_damaged(workspace, progress)
         workspace.save_config(config)
@@ -287,7 +369,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
         manifest = write(
             Store(workspace.store),
             SelectionFile.open(workspace.selection),
-            output,
+            str(place),
             config.write,
             executor,
             progress,
@@ -296,7 +378,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
         )
     if manifest.n_kept != selection.n_kept:
         raise StoreError(
-            f"{output}: {manifest.n_kept} samples written, {selection.n_kept} selected; remove it and run again"
+            f"{place}: {manifest.n_kept} samples written, {selection.n_kept} selected; remove it and run again"
         )
     return RunResult(embedded, prototypes, scores, selection, manifest)
 

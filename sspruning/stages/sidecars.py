@@ -11,10 +11,13 @@ from sspruning.records import JSONValue, Manifest, Output, OutputSample, OutputS
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json, write_bytes, write_json, write_stream
 from sspruning.storage.digests import DIGEST, changed_at, damaged, fits_digest, read_with_digest, with_digest
+from sspruning.storage.output_place import WORKING, LocalPlace, OutputPlace
+from sspruning.storage.pruned import META
 from sspruning.trainers import TRAINERS, Files
 
 __all__ = [
     "META",
+    "SOURCES",
     "VERSION",
     "WORKING",
     "inside",
@@ -23,6 +26,7 @@ __all__ = [
     "output_of",
     "read_manifest",
     "read_sources",
+    "record_name",
     "record_path",
     "up_to_date",
     "write_manifest",
@@ -30,8 +34,7 @@ __all__ = [
     "write_sidecars",
 ]
 
-META = ".sspruning"  # folder of everything in the output that is no shard and no index of a trainer
-WORKING = f"{META}/shards/"  # gone when the output is finished
+SOURCES = f"{META}/sources.json"
 FORMAT, VERSION = "sspruning-output", 2
 COPY_BYTES = 4 << 20
 KEYS = frozenset({"fingerprint", "shards_fingerprint", "n_kept", "n_embedded", "write", "image_key", "shards", "files"})
@@ -44,7 +47,12 @@ def manifest_path(output: Path) -> Path:
 
 def record_path(output: Path, name: str) -> Path:
     """Commit record of one output shard, as long as the output is not finished."""
-    return output / META / "shards" / f"{name}.json"
+    return output / record_name(name)
+
+
+def record_name(name: str) -> str:
+    """Name of that record in the output."""
+    return f"{WORKING}{name}.json"
 
 
 def inside(output: Path, name: str) -> Path:
@@ -103,12 +111,13 @@ def output_of(folder: str | Path) -> Output:
         raise StoreError(f"{manifest_path(Path(folder))}: damaged ({error!r}); write into another folder") from error
 
 
-def up_to_date(output: Path, mark: str) -> Manifest | None:
+def up_to_date(place: OutputPlace, mark: str) -> Manifest | None:
     """The manifest of a finished output with this fingerprint; None if any file is missing or not what it was.
 
     Cost:
         files that were changed after the manifest are read.
     """
+    output = place.folder
     if not manifest_path(output).exists():
         return None
     content = read_manifest(output)
@@ -116,11 +125,12 @@ def up_to_date(output: Path, mark: str) -> Manifest | None:
         return None
     shards = {inside(output, shard["name"]): shard for shard in content["shards"]}
     try:
-        if any(path.stat().st_size != shard["size"] for path, shard in shards.items()):
+        if any(place.size(shard["name"]) != shard["size"] for shard in shards.values()):
             return None
     except OSError:
         return None
-    digests = {path: shard["sha256"] for path, shard in shards.items()}
+    local = isinstance(place, LocalPlace)  # of remote shards the size has to do
+    digests = {path: shard["sha256"] for path, shard in shards.items() if local}
     digests |= {inside(output, name): sha256 for name, sha256 in content["files"].items()}
     if damaged(digests, manifest_path(output)):
         return None
@@ -129,7 +139,7 @@ def up_to_date(output: Path, mark: str) -> Manifest | None:
         n_embedded=content["n_embedded"],
         fingerprint=mark,
         shards=content["shards"],
-        path=str(output),
+        path=str(place),
     )
 
 
@@ -139,7 +149,7 @@ def read_sources(output: Path) -> list[dict[str, Any]]:
     Raises:
         StoreError: missing or damaged.
     """
-    path = output / META / "sources.json"
+    path = output / SOURCES
     content = read_json(path)
     if not isinstance(content, list) or not all(fits_digest(entry) for entry in content):
         raise StoreError(f"{path}: damaged (a digest is not that of its entry); run the same command again")
@@ -149,7 +159,7 @@ def read_sources(output: Path) -> list[dict[str, Any]]:
 def _has_sources(output: Path) -> bool:
     """True unless the list of sources is missing or known to be damaged: it is read if changed after the manifest."""
     try:
-        if changed_at(output / META / "sources.json") > manifest_path(output).stat().st_mtime_ns:
+        if changed_at(output / SOURCES) > manifest_path(output).stat().st_mtime_ns:
             read_sources(output)
     except (OSError, StoreError):
         return False
@@ -190,7 +200,7 @@ def write_sidecars(
     }
     # has paths, so the manifest, which has none, leaves it out: each entry has its own digest
     entries = [with_digest(cast("dict[str, JSONValue]", source)) for source in sources]
-    write_json(folder / META / "sources.json", cast("JSONValue", entries))
+    write_json(folder / SOURCES, cast("JSONValue", entries))
     for name in index:
         found.update(_write_files(folder, TRAINERS.resolve(name).files(output)))
     return found

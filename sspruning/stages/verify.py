@@ -14,12 +14,14 @@ from sspruning.progress import Progress, SilentProgress
 from sspruning.stages.inspect import key_hash
 from sspruning.stages.output_plan import groups_with_rows
 from sspruning.stages.rewrite import Piece, Rewriting, SourceSample, rewritten
-from sspruning.stages.sidecars import META, inside, read_manifest, read_sources
+from sspruning.stages.sidecars import META, inside, manifest_path, read_manifest, read_sources
 from sspruning.stages.verify_store import NO_DIGEST, SHOWN, VerifyReport, verify_artefacts, verify_store
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import file_sha256
 from sspruning.storage.digests import DIGEST
+from sspruning.storage.output_place import OutputPlace, fetched
 from sspruning.storage.samples import Sample, ShardReader
+from sspruning.storage.sources import source_exists
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -28,8 +30,8 @@ COPIED = "samples equal to their source, byte for byte"
 REWRITTEN = "samples equal, byte for byte, to what their source becomes by the recorded settings"
 
 
-def verify(folder: Path, progress: Progress | None = None) -> VerifyReport:
-    """`VerifyReport` of a folder of pruned shards, a store, or a run folder with a store.
+def verify(folder: str | Path, progress: Progress | None = None) -> VerifyReport:
+    """`VerifyReport` of a folder or URL of pruned shards, a store, or a run folder with a store.
 
     For pruned shards: every file's sha256, the ledger, exactly the selected keys, and every sample's bytes against the
     source shard, read again, and rewritten again where members were renamed, left out or made. For a store: every
@@ -44,14 +46,17 @@ def verify(folder: Path, progress: Progress | None = None) -> VerifyReport:
     """
     progress = progress or SilentProgress()
     report = VerifyReport()
-    if (folder / META / "manifest.json").exists():
-        _verify_output(folder, report, progress)
-    elif (folder / META).exists():
-        raise StoreError(
-            f"{folder / META / 'manifest.json'}: missing, so the output is not finished; run the same `write` or `run` "
-            "again"
-        )
-    elif _is_store(folder):
+    with fetched(folder) as place:
+        if manifest_path(place.folder).exists():
+            _verify_output(place, report, progress)
+            return report
+        if place.is_begun():
+            raise StoreError(
+                f"{folder}/{META}/manifest.json: missing, so the output is not finished; run the same `write` or `run` "
+                "again"
+            )
+    folder = Path(folder)
+    if _is_store(folder):
         verify_store(folder, report, progress)
         verify_artefacts(folder, report, progress)
     elif _is_store(folder / "store"):
@@ -60,7 +65,7 @@ def verify(folder: Path, progress: Progress | None = None) -> VerifyReport:
             verify_artefacts(root, report, progress)
     else:
         raise UsageError(
-            f"{folder}: neither pruned shards nor a store; give the folder that `write`, `run` or `embed` made"
+            f"{place}: neither pruned shards nor a store; give the folder that `write`, `run` or `embed` made"
         )
     return report
 
@@ -119,21 +124,21 @@ def _rule(folder: Path, content: dict) -> Rewriting:
     return Rewriting.of(section, content["image_key"], prefixed="key_prefix" in content.get("settings", {}))
 
 
-def _verify_output(folder: Path, report: VerifyReport, progress: Progress) -> None:
+def _verify_output(place: OutputPlace, report: VerifyReport, progress: Progress) -> None:
+    folder = place.folder
     content = read_manifest(folder)
     if DIGEST not in content:
         report.problem(f"{folder / META / 'manifest.json'}: {NO_DIGEST}")
     rule = _rule(folder, content)
-    extra = {path.name for path in folder.glob("*.tar")} - {shard["name"] for shard in content["shards"]}
-    for name in sorted(extra):
-        report.problem(f"{folder / name}: not in the manifest")
+    for name in sorted(place.tars() - {shard["name"] for shard in content["shards"]}):
+        report.problem(f"{place}/{name}: not in the manifest")
     for name, sha256 in content["files"].items():
         path = inside(folder, name)
         if not path.exists() or file_sha256(path) != sha256:
-            report.problem(f"{folder / name}: missing, or not what the manifest records; run the same command again")
-    known = _read_output(folder, content, report, progress)
+            report.problem(f"{place}/{name}: missing, or not what the manifest records; run the same command again")
+    known = _read_output(place, content, report, progress)
     if len(known.hashes) != content["n_kept"]:
-        report.problem(f"{folder}: {len(known.hashes)} samples in the shards, the manifest says {content['n_kept']}")
+        report.problem(f"{place}: {len(known.hashes)} samples in the shards, the manifest says {content['n_kept']}")
     try:
         selection = SelectionFile.open(folder / META / "selection.parquet")
     except StoreError as error:
@@ -141,31 +146,32 @@ def _verify_output(folder: Path, report: VerifyReport, progress: Progress) -> No
         return
     if selection.selection.n_kept != content["n_kept"]:
         report.problem(
-            f"{selection.path}: selects {selection.selection.n_kept} samples, the manifest says {content['n_kept']}"
+            f"{place}: the selection has {selection.selection.n_kept} samples, the manifest says {content['n_kept']}"
         )
     try:
-        _verify_sources(folder, selection, rule, known, report, progress)
+        _verify_sources(place, selection, rule, known, report, progress)
     except StoreError as error:
         report.problem(str(error))
         return
     for index in np.flatnonzero(~known.seen).tolist()[:SHOWN]:
         report.problem(
-            f"{folder}: a sample with key hash {known.hashes[index]:016x} is in the shards but was not selected"
+            f"{place}: a sample with key hash {known.hashes[index]:016x} is in the shards but was not selected"
         )
     report.n_problems += max(0, int((~known.seen).sum()) - SHOWN)
 
 
-def _read_output(folder: Path, content: dict, report: VerifyReport, progress: Progress) -> _Known:
+def _read_output(place: OutputPlace, content: dict, report: VerifyReport, progress: Progress) -> _Known:
     """Digest every sample of the output and compare each shard with the manifest."""
     hashes: list[int] = []
     digests: list[bytes] = []
     with progress.stage("output", content["n_kept"], "samples") as ticker:
         for shard in content["shards"]:
-            path = inside(folder, shard["name"])
+            inside(place.folder, shard["name"])
+            path = place.source(shard["name"])
             sha256 = hashlib.sha256()
             own: list[bytes] = []
             try:
-                with ShardReader(str(path), hasher=sha256) as reader:
+                with ShardReader(path, hasher=sha256) as reader:
                     for sample in reader.samples():
                         hashes.append(key_hash(sample.key))
                         own.append(_digest(reader, sample))
@@ -190,10 +196,15 @@ def _read_output(folder: Path, content: dict, report: VerifyReport, progress: Pr
 
 
 def _verify_sources(
-    folder: Path, selection: SelectionFile, rule: Rewriting, known: _Known, report: VerifyReport, progress: Progress
+    place: OutputPlace,
+    selection: SelectionFile,
+    rule: Rewriting,
+    known: _Known,
+    report: VerifyReport,
+    progress: Progress,
 ) -> None:
     """Compare every kept sample with its source shard, or, where that is gone, its key with the selection."""
-    sources = {entry["shard_id"]: entry for entry in read_sources(folder)}
+    sources = {entry["shard_id"]: entry for entry in read_sources(place.folder)}
     with progress.stage("sources", selection.selection.n_kept, "samples") as ticker:
         for table in groups_with_rows(selection, ["key", "shard", "kept", "centroid"]):
             kept = table.filter(table.column("kept"))
@@ -203,9 +214,9 @@ def _verify_sources(
             shard_id = table.column("shard")[0].as_py()
             entry = sources.get(shard_id)
             if entry is None:
-                report.problem(f"{folder}: samples of {shard_id} are selected but it is not among the sources")
+                report.problem(f"{place}: samples of {shard_id} are selected but it is not among the sources")
                 continue
-            if Path(entry["path"]).exists():
+            if source_exists(entry["path"]):
                 centroids = dict(zip(keys, kept.column("centroid").to_pylist(), strict=True))
                 _compare(entry["path"], shard_id, centroids, rule, known, report)
             else:

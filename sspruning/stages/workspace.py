@@ -61,6 +61,11 @@ class Workspace:
         return self.root / "prototypes.h5"
 
     @property
+    def rounds(self) -> Path:
+        """Work folder of a clustering over all embeddings; gone when that is done."""
+        return self.root / "rounds"
+
+    @property
     def scores(self) -> Path:
         """Folder of assignments and scores."""
         return self.root / "scores"
@@ -79,13 +84,13 @@ class Workspace:
         """Log for machines."""
         return self.root / "events.jsonl"
 
-    def alone(self) -> AbstractContextManager[None]:
-        """A block in which no other run works here.
+    def alone(self, task: tuple[int, int] | None = None) -> AbstractContextManager[None]:
+        """A block in which no other run works here; beside a ``task`` of an array the others of that array do.
 
         Raises:
             MachineError: one does.
         """
-        return alone_in(self.root)
+        return alone_in(self.root, task)
 
     def sweep_scores(self) -> None:
         """Remove what dead processes left unfinished among the scores."""
@@ -111,7 +116,7 @@ class Workspace:
 
     def worked_in(self) -> list[Path]:
         """Folders that workers write into."""
-        return [self.store / "parts", self.scores / "assignment"]
+        return [self.store / "parts", self.rounds, self.scores / "assignment"]
 
     def load_config(self, overrides: list[str] | None = None) -> Config:
         """Settings last used here, with overrides on top; the defaults where there are none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
@@ -19,10 +18,10 @@ from sspruning.execution import Executor, StageSpec, Task
 from sspruning.fingerprint import fingerprint
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import JSONValue, Manifest
+from sspruning.stages.inspect import refuse_repeated_rows
 from sspruning.stages.output_folder import (
     leftovers,
     refuse_bad_output,
-    refuse_nested_output,
     remove_files,
     remove_strange_shards,
 )
@@ -38,6 +37,7 @@ from sspruning.stages.output_plan import (
 from sspruning.stages.rewrite import Rewriting
 from sspruning.stages.sidecars import (
     META,
+    SOURCES,
     WORKING,
     inside,
     manifest_path,
@@ -51,14 +51,14 @@ from sspruning.stages.sidecars import (
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json, sweep
 from sspruning.storage.digests import damaged
-from sspruning.storage.lock import LOCK, alone_in
+from sspruning.storage.lock import alone_in
+from sspruning.storage.output_place import LocalPlace, OutputPlace, place_of
 from sspruning.storage.store import Store
 
-__all__ = ["groups_with_rows", "refuse_nested_output", "shards_fingerprint", "write", "write_fingerprint"]
+__all__ = ["groups_with_rows", "shards_fingerprint", "write", "write_fingerprint"]
 
 WORKER = "sspruning.stages.write_shard:ShardWriter"
 SHARD_NAME = "shard-{:06d}.tar"
-WORK_FOLDERS = ("work", "shards")  # below META, while shards are written
 OF_A_SHARD = ("name", "n_samples", "sha256", "size", "samples_digest", "suffixes")
 """What the manifest says of each shard; its commit record says more."""
 
@@ -77,7 +77,7 @@ def write_fingerprint(selection_mark: str, config: WriteConfig) -> str:
 def write(
     store: Store,
     selection: SelectionFile,
-    output: Path,
+    output: str | Path,
     config: WriteConfig,
     executor: Executor,
     progress: Progress | None = None,
@@ -94,7 +94,8 @@ def write(
     Args:
         store: the store the selection was made from; its corpus is read.
         selection: which samples stay.
-        output: folder; made if missing.
+        output: folder, made if missing, or URL; then what is not a shard also lies beside the selection, in
+            ``outputs/``, and each worker holds one shard there until it is uploaded.
         config: number of shards, order, members, index files.
         executor: where the copying runs.
         progress: told after each shard, and what trainers would stumble over.
@@ -105,50 +106,59 @@ def write(
         UsageError: the output folder cannot be used, more shards than samples, or members that cannot be renamed.
         ShardError: a source changed since it was embedded.
         DataError: a shard does not read back as it was planned.
-        MachineError: no space.
+        MachineError: no space, or no answer from where a URL leads.
     """
     wanted = selection.selection.fingerprint
-    mark = write_fingerprint(wanted, config)
-    refuse_bad_output(store, output, wanted, shards_fingerprint(wanted, config), overwrite=overwrite)
-    done = up_to_date(output, mark)
-    if done is not None and not _untidy(output):
-        return done
-    with alone_in(output / META):
-        if done is None:
-            _write(store, selection, output, config, executor, progress or SilentProgress(), recipe)
-        for name in WORK_FOLDERS:
-            shutil.rmtree(output / META / name, ignore_errors=True)
-        sweep(output / META)
-    done = up_to_date(output, mark)
+    mark, shards_mark = write_fingerprint(wanted, config), shards_fingerprint(wanted, config)
+    progress = progress or SilentProgress()
+    place = place_of(output, selection.path.parent)
+    with place.opened() as note:
+        refuse_bad_output(store, place, wanted, shards_mark, overwrite=overwrite)
+        done = up_to_date(place, mark)
+        if done is not None and not place.is_untidy():
+            return done
+        with alone_in(place.folder / META):
+            if done is None:
+                if note:
+                    progress.note(note)
+                _write(store, selection, place, config, executor, progress, recipe)
+            place.tidy()
+            sweep(place.folder / META)
+        done = up_to_date(place, mark)
     if done is None:
-        raise StoreError(f"{output}: files changed while others were written; run the same command again")
+        raise StoreError(f"{place}: files changed while others were written; run the same command again")
     return done
 
 
 def _write(
     store: Store,
     selection: SelectionFile,
-    output: Path,
+    place: OutputPlace,
     config: WriteConfig,
     executor: Executor,
     progress: Progress,
     recipe: str,
 ) -> None:
     """Write what is missing; see `write`."""
+    output = place.folder
     shards_mark = shards_fingerprint(selection.selection.fingerprint, config)
+    place.begin()
     old = leftovers(output)
     for folder in (output, output / META, output / META / "shards", output / META / "work"):
         sweep(folder)
     planned = plan(store, selection, config)
+    refuse_repeated_rows(store)
     rule = _rule(store, config)
-    shards, files = _write_shards(store, planned, output, config, rule, shards_mark, executor, progress)
-    remove_strange_shards(output, {str(shard["name"]) for shard in shards})
+    shards, files = _write_shards(store, planned, place, config, rule, shards_mark, executor, progress)
+    remove_strange_shards(place, {str(shard["name"]) for shard in shards})
     written = output_from(output, shards, rule.image_key)
-    files |= write_sidecars(selection, _sources(store, planned), written, config.index, recipe)
+    sidecars = write_sidecars(selection, _sources(store, planned), written, config.index, recipe)
+    place.publish([*sidecars, SOURCES])
+    files |= sidecars
     files = {name: sha256 for name, sha256 in files.items() if not name.startswith(WORKING)}
     for folder in {inside(output, name).parent for name in files}:
         sweep(folder)  # of what a killed run left among index files
-    remove_files(output, old - set(files))
+    remove_files(place, old - set(files))
     facts: dict[str, JSONValue] = {
         "fingerprint": write_fingerprint(selection.selection.fingerprint, config),
         "shards_fingerprint": shards_mark,
@@ -162,13 +172,9 @@ def _write(
         "files": cast("JSONValue", files),
     }
     write_manifest(output, facts)
+    place.finish()
     for note in notes_on(written, config.index):
         progress.note(note)
-
-
-def _untidy(output: Path) -> bool:
-    """True if a run that was killed when all else was done has left something beside the manifest."""
-    return any(path.name in {*WORK_FOLDERS, LOCK} or ".tmp." in path.name for path in (output / META).iterdir())
 
 
 def _rule(store: Store, config: WriteConfig) -> Rewriting:
@@ -189,7 +195,7 @@ def _sources(store: Store, planned: np.ndarray) -> list[JSONValue]:
 def _write_shards(
     store: Store,
     planned: np.ndarray,
-    output: Path,
+    place: OutputPlace,
     config: WriteConfig,
     rule: Rewriting,
     mark: str,
@@ -197,14 +203,15 @@ def _write_shards(
     progress: Progress,
 ) -> tuple[list[dict[str, JSONValue]], dict[str, str]]:
     """Facts of every output shard, in order, after those that were missing are written; sha256 of their index files."""
-    tasks, facts = _tasks(output, len(planned), config, mark, progress)
-    work = output / META / "work"
+    tasks, facts = _tasks(place, len(planned), config, mark, progress)
+    work = place.folder / META / "work"
     work.mkdir(parents=True, exist_ok=True)
     # the name is new each time: a worker object that lives on in this process must not be taken for another plan's
     plan_path = work / f"plan.{os.getpid()}.{secrets.token_hex(4)}.npy"
     np.save(plan_path, planned, allow_pickle=False)
-    kwargs: dict[str, object] = {"store": str(store.path), "plan": str(plan_path), "output": str(output), "mark": mark}
-    spec = StageSpec(WORKER, {**kwargs, "rule": rule, "index": config.index})
+    kwargs: dict[str, object] = {"store": str(store.path), "plan": str(plan_path), "mark": mark}
+    kwargs |= {"output": str(place), "folder": str(place.folder), "rule": rule, "index": config.index}
+    spec = StageSpec(WORKER, kwargs)
     left = sum(cast("int", task.payload["stop"]) - cast("int", task.payload["start"]) for task in tasks)
     try:
         with progress.stage("write", left, "samples") as ticker:
@@ -220,14 +227,14 @@ def _write_shards(
     found = [facts[SHARD_NAME.format(number)] for number in range(len(facts))]
     if sum(shard["n_samples"] for shard in found) != len(planned):
         raise StoreError(
-            f"{output}: the shards do not hold the {len(planned)} planned samples; remove it and write again"
+            f"{place}: the shards do not hold the {len(planned)} planned samples; remove it and write again"
         )
     files = {name: sha256 for shard in found for name, sha256 in shard["files"].items()}
     return [{key: shard[key] for key in OF_A_SHARD} for shard in found], files
 
 
 def _tasks(
-    output: Path, n: int, config: WriteConfig, mark: str, progress: Progress
+    place: OutputPlace, n: int, config: WriteConfig, mark: str, progress: Progress
 ) -> tuple[list[Task], dict[str, dict[str, Any]]]:
     """Work that is left, and facts of the shards that are finished."""
     count = shard_count(n, config)
@@ -237,13 +244,13 @@ def _tasks(
             f"{count:,} shards of about {n // count:,} samples instead of {fewest:,}, as write.min_shards asks"
         )
     borders = shard_borders(n, count).tolist()
-    known = _recorded(output, mark)
+    known = _recorded(place.folder, mark)
     tasks: list[Task] = []
     facts: dict[str, dict[str, Any]] = {}
     for number, (start, stop) in enumerate(pairwise(borders)):
         name = SHARD_NAME.format(number)
-        record = _finished(output, name, mark, known.get(name))
-        if record is not None and record.get("index") == config.index and _as_recorded(output, name, record):
+        record = _finished(place, name, mark, known.get(name))
+        if record is not None and record.get("index") == config.index and _as_recorded(place, name, record):
             facts[name] = record
         else:
             tasks.append(Task(name, {"name": name, "start": start, "stop": stop, "known": cast("JSONValue", record)}))
@@ -258,21 +265,22 @@ def _recorded(output: Path, mark: str) -> dict[str, dict[str, Any]]:
     return {shard["name"]: shard for shard in content["shards"]} if content["shards_fingerprint"] == mark else {}
 
 
-def _finished(output: Path, name: str, mark: str, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _finished(place: OutputPlace, name: str, mark: str, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Facts of an output shard that stands for this very selection: by its commit record, else as the manifest says."""
     found = None if known is None else dict(known)
     with suppress(StoreError, KeyError, TypeError):
-        record = cast("dict[str, Any]", read_json(record_path(output, name)))
+        record = cast("dict[str, Any]", read_json(record_path(place.folder, name)))
         if record["mark"] == mark:
             found = record
-    with suppress(OSError, KeyError):
-        if found is not None and (output / name).stat().st_size == found["size"]:
+    with suppress(KeyError):
+        if found is not None and place.size(name) == found["size"]:
             return found
     return None
 
 
-def _as_recorded(output: Path, name: str, record: Mapping[str, Any]) -> bool:
+def _as_recorded(place: OutputPlace, name: str, record: Mapping[str, Any]) -> bool:
     """False if a shard or its index files are missing, or known not to be what the commit record says."""
-    digests = {output / name: record["sha256"]}
-    digests |= {inside(output, file): sha256 for file, sha256 in record["files"].items()}
-    return not damaged(digests, record_path(output, name))
+    digests = {inside(place.folder, file): sha256 for file, sha256 in record["files"].items()}
+    if isinstance(place, LocalPlace):
+        digests[place.folder / name] = record["sha256"]
+    return not damaged(digests, record_path(place.folder, name))

@@ -16,8 +16,9 @@ from sspruning.records import JSONValue, OutputShard
 from sspruning.stages.output_plan import records_with_rows
 from sspruning.stages.read_back import read_back, read_known
 from sspruning.stages.rewrite import Rewriting, SourceSample, rewritten
-from sspruning.stages.sidecars import record_path, write_shard_files
+from sspruning.stages.sidecars import record_name, record_path, write_shard_files
 from sspruning.storage.atomic import write_json, write_stream
+from sspruning.storage.output_place import place_at
 from sspruning.storage.samples import ShardReader
 from sspruning.storage.store import Store
 from sspruning.storage.tar_scan import Hasher, archive_end
@@ -45,13 +46,19 @@ class _Run:
 class ShardWriter:
     """Built once in each worker: writes one output shard at a time from the plan."""
 
-    def __init__(self, *, store: str, plan: str, output: str, mark: str, rule: Rewriting, index: list[str]) -> None:
-        """Open the store and map the plan; ``mark`` is kept in every shard's record."""
+    def __init__(
+        self, *, store: str, plan: str, output: str, folder: str, mark: str, rule: Rewriting, index: list[str]
+    ) -> None:
+        """Open the store and map the plan; ``mark`` is kept in every shard's record.
+
+        Files are made in ``folder``, which is the ``output`` unless that is a URL.
+        """
         self._store = Store(store)
         self._records = records_with_rows(self._store)
         self._shards = self._store.shards()
         self._plan = np.load(plan, mmap_mode="r")
-        self._output = Path(output)
+        self._place = place_at(output, Path(folder))
+        self._output = Path(folder)
         self._mark = mark
         self._rule = rule
         self._index = index
@@ -63,13 +70,16 @@ class ShardWriter:
         """
         name, start, stop = str(payload["name"]), int(cast("int", payload["start"])), int(cast("int", payload["stop"]))
         path, facts = self._output / name, cast("dict[str, Any] | None", payload["known"])
-        found = None if facts is None else read_known(path, facts)
+        found = None if facts is None else read_known(self._place.source(name), facts)
         if found is None or facts is None:
             facts = self._written(path, np.array(self._plan[start:stop]))
             found = read_back(path, facts["n_samples"])
+            self._place.publish([name])
         shard = OutputShard(
             name=name, n_samples=facts["n_samples"], size=facts["size"], suffixes=dict(sorted(found.suffixes.items()))
         )
+        files = write_shard_files(self._output, shard, found.samples, self._index)
+        self._place.publish(files)
         record: dict[str, JSONValue] = {
             "name": name,
             "n_samples": shard.n_samples,
@@ -77,11 +87,12 @@ class ShardWriter:
             "size": shard.size,
             "samples_digest": facts["samples_digest"],
             "suffixes": cast("JSONValue", shard.suffixes),
-            "files": cast("JSONValue", write_shard_files(self._output, shard, found.samples, self._index)),
+            "files": cast("JSONValue", files),
             "index": cast("JSONValue", self._index),
             "mark": self._mark,
         }
         write_json(record_path(self._output, name), record)
+        self._place.publish([record_name(name)])
         return record
 
     def _written(self, path: Path, planned: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Inputs to shards: paths, folders, globs, brace patterns, ``A::B`` and ``@list.txt``, in one sorted, checked list."""
+"""Inputs to shards: paths, URLs, folders, globs, braces, ``A::B`` and ``@list.txt``, in one sorted, checked list."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from sspruning.errors import UsageError
 from sspruning.records import ShardRef
+from sspruning.storage.remote import check_url, is_url, matching, names, stat
 
 __all__ = ["Corpus", "expand_inputs", "open_corpus"]
 
@@ -23,7 +25,8 @@ _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
 ID_CAP = 140  # bytes of a shard's name in file names, which may have 255 together with what stands around it
 PACKED = {".gz", ".tgz"}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates stand for bytes that are no UTF-8
-REMOTE_HINT = "only local files are read; mount or copy the shards first"
+WILDCARDS = "*?["
+ASKED_AT_ONCE = 32  # objects; a question takes a store some 30 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,15 @@ class Corpus:
 
 
 def expand_inputs(inputs: Sequence[str]) -> list[str]:
-    """Local shard paths named by ``inputs``, in the given order; within a folder or a glob, by name.
+    """Paths and URLs of the shards named by ``inputs``, in the given order; within a folder or a glob, by name.
 
     Each input may be a file, a folder (its ``*.tar`` files), a glob, a brace pattern such as
-    ``'d/shard-{000000..000099}.tar'``, several of these joined by ``::``, or ``@list.txt`` with one input a line.
+    ``'d/shard-{000000..000099}.tar'``, several of these joined by ``::``, or ``@list.txt`` with one input a line. All
+    of these may be local or begin with ``s3://``, ``gs://`` or ``hf://``; ``https://`` has files and braces only.
 
     Raises:
         UsageError: nothing matches, a file is missing, a scheme or a character is not allowed.
+        MachineError: a store refuses access or gives no answer, or a package is missing.
     """
     paths = list(_expand_all(inputs))
     if not paths:
@@ -63,6 +68,9 @@ def _expand_all(inputs: Iterable[str], *, inside_list: bool = False) -> Iterator
 
 def _expand_one(text: str, *, inside_list: bool) -> Iterator[str]:
     _refuse(text)
+    if is_url(text):
+        yield from _expand_url(text)
+        return
     text = text.removeprefix("file:")
     if text.startswith("@"):
         if inside_list:
@@ -77,7 +85,7 @@ def _expand_one(text: str, *, inside_list: bool) -> Iterator[str]:
         yield text
         return
     for pattern in _braces(text):
-        if any(character in pattern for character in "*?["):
+        if any(character in pattern for character in WILDCARDS):
             found = sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute
             if not found:
                 raise UsageError(f"{pattern}: no file matches")
@@ -101,6 +109,24 @@ def _shards_in(folder: str) -> list[str]:
     return found
 
 
+def _expand_url(text: str) -> Iterator[str]:
+    for url in _braces(text):
+        check_url(url)
+        if any(character in url for character in WILDCARDS):
+            found = matching(url)
+            if not found:
+                raise UsageError(f"{url}: no object matches")
+            yield from found
+        elif Path(url).suffix in {".tar", *PACKED}:
+            yield url
+        else:
+            folder = url.rstrip("/")
+            own = [f"{folder}/{name}" for name in names(url, deep=False) if name.endswith(".tar")]
+            if not own:
+                raise UsageError(f"{url}: holds no .tar objects; name a folder of shards, a pattern, or a shard")
+            yield from own
+
+
 def _refuse(text: str) -> None:
     """Refuse what is not a plain path."""
     if not text or "\0" in text or "\n" in text or "\r" in text:
@@ -109,9 +135,6 @@ def _refuse(text: str) -> None:
         raise UsageError(f"input {text!r} starts with a dash; write ./{text} if the file is really called so")
     if text.startswith("pipe:"):
         raise UsageError(f"input {text!r}: `pipe:` runs a shell command and is never executed; copy the shards first")
-    scheme, separator, _ = text.partition("://")
-    if separator and scheme != "file":
-        raise UsageError(f"input {text!r}: {REMOTE_HINT}")
 
 
 def _list_lines(path: Path) -> list[str]:
@@ -172,12 +195,17 @@ def _range_length(text: str) -> int:
     return abs(ends[1] - ends[0]) // (int(step or 1) or 1) + 1
 
 
-def _shard_ids(paths: Sequence[Path]) -> list[str]:
+def _shard_ids(paths: Sequence[str]) -> list[str]:
     """One name for each path, unique: the stem, with as many folders in front as it takes to tell them apart.
 
     A name that is too long for the files that are called after it ends in a digest of the whole.
     """
-    return [_short_id(name) for name in _unique_names(paths)]
+    return [
+        _short_id(name)
+        for name in _unique_names(
+            [Path("/" + path.partition("://")[2]) if is_url(path) else Path(path) for path in paths]
+        )
+    ]
 
 
 def _short_id(name: str) -> str:
@@ -206,31 +234,51 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 def open_corpus(inputs: Sequence[str]) -> Corpus:
     """The corpus that ``inputs`` name: every shard checked to be there, readable and named once.
 
-    Cost: one ``stat`` a shard; nothing is opened.
+    Cost: one ``stat`` a shard, or one question to its store; nothing is opened.
 
     Raises:
         UsageError: a shard is missing, is no regular file, is named twice, does not end in ``.tar``, or has a name
             that is not text.
+        MachineError: a store refuses access or gives no answer, or a package is missing.
     """
-    paths = [Path(os.path.abspath(path)) for path in expand_inputs(inputs)]  # noqa: PTH100 - keep symbolic links
+    paths = [path if is_url(path) else os.path.abspath(path) for path in expand_inputs(inputs)]  # noqa: PTH100 - keep symbolic links
     counted = Counter(paths)
     twice = [path for path, count in counted.items() if count > 1]
     if twice:
         raise UsageError(f"{twice[0]}: named twice among the inputs; every shard counts once")
     for path in paths:
-        if _CONTROL.search(str(path)):
-            raise UsageError(f"{str(path)!r}: the name has control characters in it or is not UTF-8; rename the file")
-        if not os.path.exists(path):  # noqa: PTH110 - no error for a name that is too long
-            raise UsageError(f"{path}: no such shard")
-        if not path.is_file():
-            raise UsageError(f"{path}: not a regular file")
-        if path.suffix != ".tar":
-            hint = "gunzip it first" if path.suffix in PACKED else "shards are uncompressed .tar files"
-            raise UsageError(f"{path}: does not end in .tar; {hint}")
-        if not os.access(path, os.R_OK):
-            raise UsageError(f"{path}: not readable by this user")
+        _check_name(path)
+    shard_ids = _shard_ids(paths)
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        remote = dict(pool.map(_asked, filter(is_url, paths)))
     shards = []
-    for path, shard_id in zip(paths, _shard_ids(paths), strict=True):
-        stat = path.stat()
-        shards.append(ShardRef(shard_id, str(path), stat.st_size, stat.st_mtime_ns))
+    for path, shard_id in zip(paths, shard_ids, strict=True):
+        size, version = remote[path] if path in remote else _looked_at(path)
+        shards.append(ShardRef(shard_id, path, size, version))
     return Corpus(tuple(sorted(shards, key=lambda shard: shard.shard_id)))
+
+
+def _check_name(path: str) -> None:
+    if _CONTROL.search(path):
+        raise UsageError(f"{path!r}: the name has control characters in it or is not UTF-8; rename the file")
+    if not is_url(path) and not os.path.exists(path):  # noqa: PTH110 - no error for a name that is too long
+        raise UsageError(f"{path}: no such shard")
+    if not is_url(path) and not Path(path).is_file():
+        raise UsageError(f"{path}: not a regular file")
+    if Path(path).suffix != ".tar":
+        hint = "gunzip it first" if Path(path).suffix in PACKED else "shards are uncompressed .tar files"
+        raise UsageError(f"{path}: does not end in .tar; {hint}")
+    if not is_url(path) and not os.access(path, os.R_OK):
+        raise UsageError(f"{path}: not readable by this user")
+
+
+def _looked_at(path: str) -> tuple[int, int]:
+    found = Path(path).stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _asked(url: str) -> tuple[str, tuple[int, int]]:
+    try:
+        return url, stat(url)
+    except FileNotFoundError as error:
+        raise UsageError(f"{url}: no such shard") from error

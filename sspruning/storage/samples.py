@@ -8,7 +8,6 @@ this layer raises, or counts the member in `ShardReader.ignored`, or gives the s
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from sspruning.errors import ShardError
-from sspruning.storage.tar_scan import Hasher, MemberChunk, scan_tar, unreadable
+from sspruning.storage.sources import open_source
+from sspruning.storage.tar_scan import Hasher, MemberChunk, scan_tar
 
 __all__ = ["KEY_CAP", "Member", "Sample", "ShardReader", "split_name"]
 
@@ -25,7 +25,6 @@ SUFFIX_CAP = 255  # bytes of a suffix; no file system has longer names
 MEMBERS_CAP = 10_000  # members of one sample
 FEW_MEMBERS = 16  # up to here a look at each is quicker than a set
 _ORDINARY = re.compile(r"^((?:.*/)?[^/.\n]+)\.([^/\n]*)$", re.MULTILINE)
-_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # never waits, were it a FIFO by now
 RESERVED_SUFFIXES = frozenset({"__key__", "__url__", "__local_path__", "__bad__"})  # loaders' own names
 
 
@@ -123,7 +122,7 @@ class ShardReader:
     """An open shard: iterate its samples, read byte ranges.
 
     Args:
-        path: local path of an uncompressed tar.
+        path: local path or URL of an uncompressed tar.
         hasher: fed every byte of the file once while `samples` runs to its end.
         allow_missing_end: accept an archive without its end marker.
     """
@@ -134,11 +133,8 @@ class ShardReader:
         """Members that belong to no sample, by reason: directory_or_link, no_key."""
         self._hasher = hasher
         self._allow_missing_end = allow_missing_end
-        try:
-            self._descriptor = os.open(path, _OPEN)
-        except OSError as error:
-            raise unreadable(path, 0, error) from error
-        self.size = os.fstat(self._descriptor).st_size
+        self._source = open_source(path)
+        self.size = self._source.size
 
     def __enter__(self) -> ShardReader:
         return self
@@ -150,7 +146,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        self._source.close()
 
     def check_unchanged(self, size: int, mtime_ns: int) -> None:
         """Make sure that the shard is still what it was when it was listed.
@@ -158,11 +154,7 @@ class ShardReader:
         Raises:
             ShardError: another file stands in its place, or none.
         """
-        try:
-            now = os.stat(self.path)  # noqa: PTH116
-        except OSError as error:
-            raise unreadable(self.path, 0, error) from error
-        if (now.st_size, now.st_mtime_ns) != (size, mtime_ns):
+        if self._source.state() != (size, mtime_ns):
             raise ShardError(
                 self.path, 0, "the shard changed while it was read; run the same command again when it is complete"
             )
@@ -173,18 +165,15 @@ class ShardReader:
         Raises:
             ShardError: the file ends before, as it was cut or replaced while it was read, or the disk gives no answer.
         """
-        try:
-            data = os.pread(self._descriptor, size, start)
-            if len(data) == size:
-                return data
-            parts = [data]
-            got = len(data)
-            while data and got < size:  # a pread returns at most about 2 GiB
-                data = os.pread(self._descriptor, size - got, start + got)
-                parts.append(data)
-                got += len(data)
-        except OSError as error:
-            raise unreadable(self.path, start, error) from error
+        data = self._source.read(start, size)
+        if len(data) == size:
+            return data
+        parts = [data]
+        got = len(data)
+        while data and got < size:  # one call returns at most about 2 GiB
+            data = self._source.read(start + got, size - got)
+            parts.append(data)
+            got += len(data)
         if got < size:
             raise ShardError(self.path, start + got, f"the file ends here but {size - got} more bytes were expected")
         return b"".join(parts)
@@ -195,9 +184,8 @@ class ShardReader:
         Raises:
             ShardError: a damaged archive, a member that occurs twice in a sample, or a key that comes back later.
         """
-        chunks = scan_tar(
-            self.path, self._descriptor, self.size, hasher=self._hasher, allow_missing_end=self._allow_missing_end
-        )
+        self._source.prepare_scan()
+        chunks = scan_tar(self.path, self._source, hasher=self._hasher, allow_missing_end=self._allow_missing_end)
         current: Sample | None = None
         current_key = None
         seen: set[int] = set()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Container, Generator, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +18,7 @@ from sspruning.storage.artifacts import load_column, score_path
 from sspruning.storage.atomic import create_once, file_sha256, json_bytes, read_json, write_bytes, write_json
 from sspruning.storage.digests import damaged, read_with_digest, with_digest
 from sspruning.storage.parts import PartData, PartReader, encode_part, open_part
+from sspruning.storage.sources import source_sha256
 from sspruning.storage.store_info import (
     CommitRecord,
     DamagedStoreError,
@@ -28,6 +28,7 @@ from sspruning.storage.store_info import (
     read_info,
     store_fingerprint,
 )
+from sspruning.storage.urls import is_url
 
 __all__ = ["CommitRecord", "Store"]
 
@@ -153,16 +154,24 @@ class Store:
         """The record of a shard that needs no work: its content is the recorded one.
 
         Size and modification time decide, as in git's index; a shard that was only touched is hashed, and
-        ``verify_content`` hashes it, and the part, in any case.
+        ``verify_content`` hashes it, and the part, in any case. A remote shard that had to be read for it is recorded
+        as it is now, so that it is not read again.
         """
         record = self.read_record(shard.shard_id)
-        if record is None or record.shard_size != shard.size or self.doubt(record, read=verify_content):
+        if record is None or record.shard_size != shard.size:
+            return None
+        if self.doubt(record, read=verify_content, remote=is_url(shard.path)):
             return None
         if record.shard_mtime_ns == shard.mtime_ns and not verify_content:
             return record
-        return record if file_sha256(Path(shard.path)) == record.shard_sha256 else None
+        if source_sha256(shard.path) != record.shard_sha256:
+            return None
+        if is_url(shard.path) and record.shard_mtime_ns != shard.mtime_ns:
+            record = replace(record, shard_mtime_ns=shard.mtime_ns)
+            write_json(self.record_path(shard.shard_id), cast("JSONValue", asdict(record)))
+        return record
 
-    def doubt(self, record: CommitRecord, *, read: bool = False) -> str:
+    def doubt(self, record: CommitRecord, *, read: bool = False, remote: bool = False) -> str:
         """Why a part cannot be relied on although its record and its size fit, in words; nothing if it can.
 
         Cost:
@@ -171,9 +180,11 @@ class Store:
         if self._noted is None:
             self._noted = self._noted_parts()
         noted = self._noted.get(record.shard_id)
-        known = isinstance(noted, dict) and noted.get("fingerprint") == record.fingerprint
-        if known and noted != asdict(record):
-            return "its record is not what manifest.json says"
+        if isinstance(noted, dict) and noted.get("fingerprint") == record.fingerprint:
+            if remote:  # `committed` may have recorded another time since
+                noted = {**noted, "shard_mtime_ns": record.shard_mtime_ns}
+            if noted != asdict(record):
+                return "its record is not what manifest.json says"
         part = self.part_path(record)
         lost = damaged({part: record.sha256}, self.record_path(record.shard_id))
         lost = lost or (read and file_sha256(part) != record.sha256)
@@ -186,8 +197,21 @@ class Store:
             return {str(entry["shard_id"]): entry for entry in parts}
         return {}
 
+    def _named_part(self, shard_id: str) -> Path | None:
+        """Path of the part that a shard's record names, whatever became of it; None if the record is not sound."""
+        with contextlib.suppress(StoreError, TypeError):
+            record = CommitRecord(**cast("dict", read_json(self.record_path(shard_id))))
+            sound = record.shard_id == shard_id and record.fingerprint == self.part_fingerprint(record.shard_sha256)
+            return self.part_path(record) if sound else None
+        return None
+
     def commit(self, shard: ShardRef, shard_sha256: str, part: PartData, ignored: dict[str, int]) -> CommitRecord:
-        """Write a part, then the record that makes it count."""
+        """Write a part, then the record that makes it count.
+
+        The part that the record named before is removed; what a killed commit left is `drop_stale_parts`' to find, for
+        to look for it here would be to list all parts at each commit.
+        """
+        before = self._named_part(shard.shard_id)
         image = encode_part(part)
         mark = self.part_fingerprint(shard_sha256)
         target = self.path / "parts" / f"{shard.shard_id}.{short(mark)}.h5"
@@ -206,20 +230,17 @@ class Store:
             shard_sha256=shard_sha256,
         )
         write_json(self.record_path(shard.shard_id), cast("JSONValue", asdict(record)))
-        for stale in target.parent.glob(f"{glob.escape(shard.shard_id)}.????????????????.h5"):
-            if stale != target:
-                stale.unlink(missing_ok=True)
+        if before is not None and before != target:
+            before.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (self.path / "quarantine" / f"{shard.shard_id}.json").unlink()
         return record
 
-    def drop_stale_parts(self) -> None:
-        """Remove parts of the current corpus that no record names: a commit that was killed may have left one."""
-        named = {record.part_name for record in self.records(refresh=True)}
-        current = self.shards()
+    def drop_stale_parts(self, records: Iterable[CommitRecord], shard_ids: Container[str]) -> None:
+        """Remove parts of these shards that none of the records names: a commit that was killed may have left one."""
+        named = {record.part_name for record in records}
         for path in (self.path / "parts").glob("*.h5"):
-            shard_id = path.name.removesuffix(".h5").rpartition(".")[0]
-            if shard_id in current and path.name not in named:
+            if path.name not in named and path.name.removesuffix(".h5").rpartition(".")[0] in shard_ids:
                 path.unlink(missing_ok=True)
 
     def quarantine(self, shard: ShardRef, problem: str) -> None:
@@ -234,7 +255,12 @@ class Store:
         current = self.shards()
         found: dict[str, str] = {}
         for path in sorted((self.path / "quarantine").glob("*.json")):
-            content = read_json(path)
+            try:
+                content = read_json(path)
+            except StoreError:
+                if path.exists():
+                    raise
+                continue  # another task has embedded the shard meanwhile
             if not isinstance(content, dict) or not {"shard_id", "problem"} <= content.keys():
                 raise StoreError(f"{path}: damaged; delete it and run `sspruning embed` again")
             if content["shard_id"] in current:
@@ -273,11 +299,16 @@ class Store:
         content = {"store": self.fingerprint, "parts": records, "files": files}
         return with_digest(cast("dict[str, JSONValue]", content))
 
+    def has_manifest(self, content: dict[str, JSONValue]) -> bool:
+        """True if this is what ``manifest.json`` says, to the byte."""
+        path = self.path / "manifest.json"
+        return path.exists() and path.read_bytes() == json_bytes(content)
+
     def write_manifest(self) -> None:
         """Bring ``manifest.json`` up to date; it can be rebuilt at any time. A file that is as it shall be stays."""
-        path, content = self.path / "manifest.json", json_bytes(self.manifest(refresh=True))
-        if not path.exists() or path.read_bytes() != content:
-            write_bytes(path, content)
+        content = self.manifest(refresh=True)
+        if not self.has_manifest(content):
+            write_json(self.path / "manifest.json", cast("JSONValue", content))
         self._noted = None
 
     def content_fingerprint(self) -> str:

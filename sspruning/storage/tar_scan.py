@@ -9,8 +9,6 @@ Cost: about 1 microsecond a member on a warm page cache; memory is bounded by on
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,9 +17,10 @@ import numpy as np
 
 from sspruning.errors import ShardError
 from sspruning.records import U8
+from sspruning.storage.sources import Source
 from sspruning.storage.tar_header import bad_checksum, octal, pax_records, plain_names
 
-__all__ = ["BLOCK", "END_MARKER", "MemberChunk", "archive_end", "scan_tar", "unreadable"]
+__all__ = ["BLOCK", "END_MARKER", "MemberChunk", "archive_end", "scan_tar"]
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)
@@ -65,8 +64,8 @@ class MemberChunk:
 class _Window:
     """Reads a file in large steps; with a hasher it reads every byte once, in order."""
 
-    def __init__(self, path: str, descriptor: int, size: int, hasher: Hasher | None) -> None:
-        self.path, self.descriptor, self.size, self.hasher = path, descriptor, size, hasher
+    def __init__(self, path: str, source: Source, hasher: Hasher | None) -> None:
+        self.path, self.read, self.size, self.hasher = path, source.read, source.size, hasher
         self.base, self.buffer = 0, b""
 
     def fetch(self, start: int, length: int) -> bytes:
@@ -75,23 +74,17 @@ class _Window:
         if offset + length <= len(self.buffer):
             return self.buffer[offset : offset + length]
         if self.hasher is None:
-            self.base, self.buffer = start, self._pread(max(WINDOW, length), start)
+            self.base, self.buffer = start, self.read(start, max(WINDOW, length))
         else:
             self._walk(start, start + length)
         offset = start - self.base
         return self.buffer[offset : offset + length]
 
-    def _pread(self, length: int, start: int) -> bytes:
-        try:
-            return os.pread(self.descriptor, length, start)
-        except OSError as error:
-            raise unreadable(self.path, start, error) from error
-
     def _walk(self, start: int, end: int) -> None:
         """Hash onwards until the window covers ``start`` to ``end`` or the file ends."""
         assert self.hasher is not None  # noqa: S101 - for the type checker; `fetch` is the only caller
         while (at := self.base + len(self.buffer)) < min(end, self.size):
-            fresh = self._pread(WINDOW, at)
+            fresh = self.read(at, WINDOW)
             if not fresh:
                 return
             self.hasher.update(fresh)
@@ -264,47 +257,38 @@ class _Scan:
             raise ShardError(self.path, position, "the archive ends after an extension record, without its member")
 
 
-def unreadable(path: str, offset: int, error: OSError) -> ShardError:
-    """The error for a shard that the system does not give out; what the process itself lacks is raised as it is."""
-    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-        raise error
-    return ShardError(
-        path, offset, f"cannot be read ({error.strerror or error}); see to the disk, then run the same command again"
-    )
-
-
 def archive_end(size: int) -> bytes:
     """What closes an archive after ``size`` bytes of members: two zero blocks, then zeros to a whole record."""
     return END_MARKER + bytes(-(size + len(END_MARKER)) % RECORD_BYTES)
 
 
 def scan_tar(  # noqa: C901 - one hot loop; calls would cost a third of its speed
-    path: str, descriptor: int, size: int, *, hasher: Hasher | None = None, allow_missing_end: bool = False
+    path: str, source: Source, *, hasher: Hasher | None = None, allow_missing_end: bool = False
 ) -> Iterator[MemberChunk]:
     """Members of a tar archive, in archive order, in chunks of at most 1,024.
 
     Args:
         path: name for messages.
-        descriptor: readable file descriptor; only ``pread`` is used on it.
-        size: bytes of the file.
+        source: its bytes.
         hasher: if given, is fed the whole file exactly once, in order; complete when the generator ends.
         allow_missing_end: accept an archive that stops at a member border without its end marker.
 
     Raises:
         ShardError: the first thing that is wrong, with its byte offset. Chunks yielded before it are sound.
     """
-    window = _Window(path, descriptor, size, hasher)
+    window = _Window(path, source, hasher)
     _refuse_non_tar(path, window.fetch(0, BLOCK))
     scan = _Scan(path, window)
     headers, header_at, sizes, extensions = scan.headers, scan.header_at, scan.sizes, scan.extensions
     lengths: dict[bytes, int] = {}
-    position, enough = 0, CHUNK_MEMBERS
+    position, enough, size = 0, CHUNK_MEMBERS, source.size
     buffer, base = window.buffer, window.base
     while True:
         header = buffer[position - base : position - base + BLOCK]
         if len(header) < BLOCK:
-            header = window.fetch(position, BLOCK)
-            buffer, base = window.buffer, window.base
+            if headers and source.prompt:
+                yield scan.chunk()
+            header, buffer, base = window.fetch(position, BLOCK), window.buffer, window.base
         if len(header) < BLOCK or (header[0] == 0 and header == ZERO_BLOCK):
             break
         kind, size_field = header[156], header[124:136]

@@ -51,6 +51,14 @@ def test_the_refusal_names_the_way_out(shards, tmp_path, settings):
     assert not (tmp_path / "store").exists()
 
 
+def test_without_a_preflight_they_are_found_before_shards_are_written(shards, tmp_path, settings):
+    chosen = settings("corpus.preflight=false")
+    api.embed(str(tmp_path / "shards"), tmp_path / "store", config=chosen)
+    with pytest.raises(UsageError, match=r"keys must be unique.*in a\.v2 and b;.*--repeated-keys prefix"):
+        api.select(tmp_path / "store", output=tmp_path / "pruned", config=chosen)
+    assert not list((tmp_path / "pruned").glob("*.tar"))
+
+
 def test_keys_of_the_store_begin_with_the_name_of_their_shard(store, shards):
     found = []
     for record in store.records():

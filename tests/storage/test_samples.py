@@ -1,5 +1,6 @@
 """Members become samples by webdataset's rule; what webdataset would drop or merge in silence is said."""
 
+import os
 import tarfile
 import warnings
 
@@ -258,9 +259,9 @@ def test_reading_past_the_end_is_an_error_that_says_how_much_is_missing(shard_pa
 
 
 def test_a_read_that_the_system_cuts_short_is_completed(shard_path, monkeypatch):
-    whole = samples_module.os.pread
+    whole = os.pread
     with open_bytes(shard_path, b"0123456789") as reader:
-        monkeypatch.setattr(samples_module.os, "pread", lambda fd, size, start: whole(fd, min(size, 3), start))
+        monkeypatch.setattr(os, "pread", lambda fd, size, start: whole(fd, min(size, 3), start))
         assert reader.read(1, 8) == b"12345678"
 
 

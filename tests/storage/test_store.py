@@ -190,7 +190,7 @@ def test_an_edit_that_keeps_size_and_time_is_found_when_inputs_are_verified(full
 
 
 def test_another_size_needs_work_without_a_look_at_the_content(full, shards, monkeypatch):
-    monkeypatch.setattr("sspruning.storage.store.file_sha256", pytest.fail)
+    monkeypatch.setattr("sspruning.storage.store.source_sha256", pytest.fail)
     assert full.committed(replace(shards[0], size=shards[0].size + 512)) is None
     assert full.committed(shards[1]) is not None
 
@@ -234,6 +234,7 @@ def test_a_part_with_a_broken_proof_is_pending_and_is_not_used(full, shards, nam
     assert [record.shard_id for record in fresh.records()] == ["b", "c"]
     commit(fresh, shards[0])
     assert len(fresh.records(refresh=True)) == 3
+    fresh.drop_stale_parts(fresh.records(), fresh.shards())
     assert sorted(path.suffix for path in part.parent.iterdir()) == [".h5"] * 3 + [".json"] * 3
 
 

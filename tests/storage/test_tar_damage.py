@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import astuple
 
 import pytest
-from corpora import END, header, member, padded, pax, pax_record, tar
+from corpora import END, FileSource, header, member, padded, pax, pax_record, tar
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,9 +47,8 @@ class Archive:
         self.file.close()
 
     def scan(self, size=None, **options):
-        size = len(self.content) if size is None else size
         rows = []
-        for chunk in scan_tar("a.tar", self.file.fileno(), size, **options):
+        for chunk in scan_tar("a.tar", FileSource(self.file, size), **options):
             rows += zip(*astuple(chunk), strict=True)
         return rows
 
@@ -149,7 +148,7 @@ def test_members_before_the_damage_are_handed_out_whole_chunks_only():
     content = bytearray(tar([(f"{number}.txt", b"1") for number in range(1100)]))
     content[1050 * 1024 + 7] ^= 1
     with Archive(bytes(content)) as archive:
-        chunks = scan_tar("a.tar", archive.file.fileno(), len(content))
+        chunks = scan_tar("a.tar", FileSource(archive.file))
         assert len(next(chunks).names) == 1024
         with pytest.raises(ShardError) as caught:
             next(chunks)

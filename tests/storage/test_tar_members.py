@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import astuple
 
 import pytest
-from corpora import END, header, member, padded, pax
+from corpora import END, FileSource, header, member, padded, pax
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ def scanned(archive):
         file.flush()
         rows = [
             row
-            for chunk in scan_tar("a.tar", file.fileno(), len(archive), allow_missing_end=True)
+            for chunk in scan_tar("a.tar", FileSource(file), allow_missing_end=True)
             for row in zip(*astuple(chunk), strict=True)
         ]
     return [

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import astuple
 
 import pytest
-from corpora import END, header, member, padded, pax, tar
+from corpora import END, FileSource, header, member, padded, pax, tar
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ def chunks_of(archive, **options):
     with tempfile.TemporaryFile() as file:
         file.write(archive)
         file.flush()
-        return list(scan_tar("a.tar", file.fileno(), len(archive), **options))
+        return list(scan_tar("a.tar", FileSource(file), **options))
 
 
 def scanned(archive, **options):
@@ -142,7 +142,7 @@ def test_a_member_above_8_gib_is_stepped_over(tmp_path, via):
         file.seek(end)
         file.write(member(b"a.jpg", b"1") + END)
     with path.open("rb") as file:
-        (chunk,) = scan_tar(str(path), file.fileno(), path.stat().st_size)
+        (chunk,) = scan_tar(str(path), FileSource(file))
     assert (chunk.size, chunk.block_start) == ([size, 1], [0, end])
 
 
@@ -243,7 +243,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_reported():
     with tempfile.TemporaryFile() as file:
         file.write(archive)
         file.flush()
-        scan = scan_tar("a.tar", file.fileno(), len(archive))
+        scan = scan_tar("a.tar", FileSource(file))
         next(scan)
         file.truncate(WINDOW)
         with pytest.raises(ShardError, match="shrank"):

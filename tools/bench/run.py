@@ -40,8 +40,11 @@ CASES = {
     "embed_vs_script": "bench.case_embed_vs_script",
     "embed_resnet50": "bench.case_embed_resnet50",
     "memory": "bench.case_memory",
+    "lloyd": "bench.case_lloyd",
     "recipes": "bench.case_recipes",
     "recipes_million": "bench.case_recipes_million",
+    "select_100m": "bench.case_select_100m",
+    "scale": "bench.case_scale",
     "run": "bench.case_run",
     "help": "bench.case_help",
 }
