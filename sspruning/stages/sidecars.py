@@ -151,7 +151,7 @@ def read_sources(output: Path) -> list[dict[str, Any]]:
     Raises:
         StoreError: missing or damaged.
     """
-    path = output / META / "sources.json"
+    path = output / SOURCES
     content = read_json(path)
     if not isinstance(content, list) or not all(fits_digest(entry) for entry in content):
         raise StoreError(f"{path}: damaged (a digest is not that of its entry); run the same command again")
@@ -161,7 +161,7 @@ def read_sources(output: Path) -> list[dict[str, Any]]:
 def _has_sources(output: Path) -> bool:
     """True unless the list of sources is missing or known to be damaged: it is read if changed after the manifest."""
     try:
-        if changed_at(output / META / "sources.json") > manifest_path(output).stat().st_mtime_ns:
+        if changed_at(output / SOURCES) > manifest_path(output).stat().st_mtime_ns:
             read_sources(output)
     except (OSError, StoreError):
         return False

@@ -16,7 +16,8 @@ from sspruning.fingerprint import fingerprint, short
 from sspruning.records import EmbeddingChunk, JSONValue, Scores, ShardRef
 from sspruning.storage.artifacts import load_column, score_path
 from sspruning.storage.atomic import create_once, file_sha256, json_bytes, read_json, write_bytes, write_json
-from sspruning.storage.digests import damaged, read_with_digest, with_digest
+from sspruning.storage.digests import with_digest
+from sspruning.storage.doubts import doubt, noted_parts
 from sspruning.storage.parts import PartData, PartReader, encode_part, open_part
 from sspruning.storage.sources import source_sha256
 from sspruning.storage.store_info import (
@@ -148,7 +149,9 @@ class Store:
         as it is now, so that it is not read again.
         """
         record = self.read_record(shard.shard_id)
-        if record is None or record.shard_size != shard.size or self.doubt(record, read=verify_content):
+        if record is None or record.shard_size != shard.size:
+            return None
+        if self.doubt(record, read=verify_content, remote=is_url(shard.path)):
             return None
         if record.shard_mtime_ns == shard.mtime_ns and not verify_content:
             return record
@@ -159,29 +162,12 @@ class Store:
             write_json(self.record_path(shard.shard_id), cast("JSONValue", asdict(record)))
         return record
 
-    def doubt(self, record: CommitRecord, *, read: bool = False) -> str:
-        """Why a part cannot be relied on although its record and its size fit, in words; nothing if it can.
-
-        Cost:
-            a look at two files; a part that was changed after its record is read, and with ``read`` any part.
-        """
+    def doubt(self, record: CommitRecord, *, read: bool = False, remote: bool = False) -> str:
+        """Why a part cannot be relied on although its record and its size fit; see `sspruning.storage.doubts.doubt`."""
         if self._noted is None:
-            self._noted = self._noted_parts()
-        noted = self._noted.get(record.shard_id)
-        known = isinstance(noted, dict) and noted.get("fingerprint") == record.fingerprint
-        if known and {**noted, "shard_mtime_ns": record.shard_mtime_ns} != asdict(record):
-            return "its record is not what manifest.json says"
-        part = self.part_path(record)
-        lost = damaged({part: record.sha256}, self.record_path(record.shard_id))
-        lost = lost or (read and file_sha256(part) != record.sha256)
-        return "its part is missing or damaged" if lost else ""
-
-    def _noted_parts(self) -> dict[str, JSONValue]:
-        """Commit records as the manifest has them, by shard; none if it is missing or damaged."""
-        with contextlib.suppress(StoreError, TypeError, KeyError):
-            parts = cast("list[dict]", read_with_digest(self.path / "manifest.json")["parts"])
-            return {str(entry["shard_id"]): entry for entry in parts}
-        return {}
+            self._noted = noted_parts(self.path)
+        files = (self.record_path(record.shard_id), self.part_path(record))
+        return doubt(record, *files, self._noted, read=read, remote=remote)
 
     def _named_part(self, shard_id: str) -> Path | None:
         """Path of the part that a shard's record names, whatever became of it; None if the record is not sound."""
@@ -285,11 +271,15 @@ class Store:
         content = {"store": self.fingerprint, "parts": records, "files": files}
         return with_digest(cast("dict[str, JSONValue]", content))
 
+    def has_manifest(self, content: dict[str, JSONValue]) -> bool:
+        """True if this is what ``manifest.json`` says, to the byte."""
+        path = self.path / "manifest.json"
+        return path.exists() and path.read_bytes() == json_bytes(content)
+
     def write_manifest(self) -> None:
         """Bring ``manifest.json`` up to date; it can be rebuilt at any time. A file that is as it shall be stays."""
-        path, content = self.path / "manifest.json", json_bytes(self.manifest(refresh=True))
-        if not path.exists() or path.read_bytes() != content:
-            write_bytes(path, content)
+        if not self.has_manifest(content := self.manifest(refresh=True)):
+            write_json(self.path / "manifest.json", cast("JSONValue", content))
         self._noted = None
 
     def content_fingerprint(self) -> str:

@@ -22,6 +22,7 @@ def test_a_run_leaves_its_artefacts_in_one_folder(configured, tmp_path):
     assert (result.embedded.n_embedded, result.selection.n_kept, result.manifest.n_kept) == (60, 42, 42)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.yaml",
+        "digests.json",
         "store",
         "prototypes.h5",
         "scores",
@@ -36,7 +37,7 @@ def test_only_what_depends_on_a_setting_is_made_again(configured, tmp_path, smal
     prune(configured("select.keep_fraction=0.5"), overwrite=True)
     after = small.stamps(tmp_path / "run", but=["config.yaml"])
     changed = {path.rsplit("/", 1)[1] for path in after if after[path] != before.get(path)}
-    assert changed == {"selection.parquet"}
+    assert changed == {"selection.parquet", "digests.json"}
     prune(configured("select.keep_fraction=0.5", "cluster.seed=7"), overwrite=True)
     last = small.stamps(tmp_path / "run" / "store")
     assert last == {path: after[path] for path in last}
