@@ -18,7 +18,8 @@ from typing import Protocol
 from sspruning.errors import UsageError
 from sspruning.storage.lock import LOCK
 from sspruning.storage.pruned import META
-from sspruning.storage.urls import is_url
+from sspruning.storage.remote import check_writable
+from sspruning.storage.urls import check_url, is_url
 
 __all__ = [
     "MANIFEST",
@@ -182,6 +183,7 @@ def place_of(output: str | Path, beside: Path) -> OutputPlace:
         raise UsageError(f"{url}: a URL that has lost a slash; give it as text, not as a Path, with :// in it")
     if not is_url(url):
         return LocalPlace(Path(output))
+    check_writable(url)
     mark = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
     return place_at(url, beside / "outputs" / f"{re.sub(r'[^0-9A-Za-z.-]+', '_', url)[-80:]}.{mark}")
 
@@ -190,10 +192,11 @@ def place_at(output: str, folder: Path) -> OutputPlace:
     """The place ``output``; a URL has its folder at ``folder``.
 
     Raises:
-        UsageError: nothing can be written under such a URL.
+        UsageError: a URL that may not be used.
     """
     if not is_url(output):
         return LocalPlace(Path(output))
+    check_url(output)
     from sspruning.storage.remote_place import RemotePlace
 
     return RemotePlace(output.rstrip("/"), folder)

@@ -41,13 +41,9 @@ class RemotePlace:
     Args:
         url: without a slash at its end.
         folder: of the mirror; made when it is needed.
-
-    Raises:
-        UsageError: nothing can be written there.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
-        remote.check_writable(url)
         self.url = url
         self.folder = folder
         self._sizes: dict[str, int] = {}
@@ -227,7 +223,6 @@ def try_out(url: str) -> None:
         UsageError: no such bucket, or a URL that nothing can be written to.
         MachineError: no permission, or no answer.
     """
-    remote.check_writable(url)
     if not remote.names(url):
         remote.put_bytes(f"{url}/{WRITING}", _token())
         remote.remove(f"{url}/{WRITING}")
