@@ -33,13 +33,16 @@ def cluster_command(
     ] = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Find prototypes: k-means over the embeddings of a store."""
     from sspruning import api
 
     section = {"n_clusters": n_clusters, "niter": niter, "full_rounds": full_rounds, "seed": seed, "reuse": reuse}
-    config = opt.stored(store, {"cluster": section, "execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"cluster": section, "execution": execution}, sets)
     if sweep is not None:
         tables.swept_k(api.choose_k(store, opt.whole_numbers(sweep, "--sweep"), config=config, progress=say.console()))
         return

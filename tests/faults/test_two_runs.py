@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from faults.harness import assert_no_crash, content, faulty_driver, stamps, wait_until
+from faults.harness import assert_no_crash, content, faulty_driver, wait_until
 from faults.stories import EMBED, SELECT, STORIES
 
 from sspruning.storage import lock
@@ -54,7 +54,7 @@ def test_a_second_run_is_told_who_is_there_and_the_first_is_not_disturbed(stage,
     with faulty_driver(*RUN, *LOCAL, stage=stage, task=task, do="wait", mark=mark) as first:
         try:
             wait_until(lambda: mark.exists() and (folder / done_before).exists())
-            before = stamps(folder)
+            before = content(folder)
             for second, place in others.items():
                 done = nursery.run(*second, cwd=folder)
                 assert done.code == 5, done.output
@@ -63,15 +63,15 @@ def test_a_second_run_is_told_who_is_there_and_the_first_is_not_disturbed(stage,
                 assert told.startswith(f"sspruning: {folder / place}"), told
                 assert f"another run works here (process {first.pid} on {socket.gethostname()}, since " in told
                 assert "wait until it is done, or stop it" in told
-                assert own(stamps(folder)) == before
+                assert own(content(folder)) == before
         finally:
             mark.unlink(missing_ok=True)
         output = first.communicate(timeout=60)[0]
     assert first.returncode == 0, output
     assert_no_crash(output)
-    settings = "runs/whole/config.yaml"  # say how many workers
+    settings = dict.fromkeys(("runs/whole/config.yaml", "runs/whole/digests.json"))  # say how many workers
     found = {name: kind for name, kind in content(folder).items() if not name.startswith("runs/other")}
-    assert found | {settings: ""} == clean.new | {settings: ""}
+    assert found | settings == clean.new | settings
 
 
 def leave_lock(folder, **changes):
@@ -85,13 +85,13 @@ def test_the_lock_of_a_run_on_another_host_is_respected_until_a_person_deletes_i
     story, clean = STORIES[name], ground.clean(name)
     folder = ground.fresh(clean.before)
     leave_lock(folder / LOCKED[name], host="elsewhere", pid=4321)
-    before = stamps(folder)
+    before = content(folder)
     done = nursery.run(*story.verb, cwd=folder)
     assert done.code == 5, done.output
     told = done.output.splitlines()[-1]
     assert f"{LOCKED[name]}: a run on another host works here (process 4321 on elsewhere" in told
     assert f"if you know that it is dead, delete {folder / LOCKED[name] / LOCK}" in told
-    assert stamps(folder) == before
+    assert content(folder) == before
     (folder / LOCKED[name] / LOCK).unlink()
     assert nursery.run(*story.verb, cwd=folder).code == 0
     assert content(folder) == clean.new
@@ -112,7 +112,7 @@ def test_the_lock_of_a_dead_run_is_taken_over(name, nursery, ground):
 def test_a_verb_that_only_reads_does_not_mind_a_run(nursery, ground):
     folder = ground.fresh(ground.clean("write").before)
     leave_lock(folder / "store", host="elsewhere")
-    before = stamps(folder)
+    before = content(folder)
     for verb in (
         ("status", "store"),
         ("inspect", "../shards"),
@@ -120,6 +120,6 @@ def test_a_verb_that_only_reads_does_not_mind_a_run(nursery, ground):
     ):
         done = nursery.run(*verb, cwd=folder)
         assert done.code in {0, 4}, done.output
-    assert stamps(folder) == before
+    assert content(folder) == before
     assert os.path.lexists(folder / "store" / LOCK)
     assert nursery.run(*SELECT, cwd=folder).code == nursery.run(*EMBED, cwd=folder).code == 5

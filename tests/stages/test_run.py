@@ -11,7 +11,7 @@ from sspruning.config import Config, load_config
 from sspruning.errors import UsageError
 from sspruning.fingerprint import fingerprint
 from sspruning.progress import SilentProgress
-from sspruning.stages import run as chain
+from sspruning.stages import current_prototypes
 from sspruning.stages.current_prototypes import up_to_prototypes
 from sspruning.stages.run import prune, up_to_selections
 from sspruning.stages.workspace import Workspace
@@ -144,7 +144,7 @@ def test_a_clustering_over_everything_that_was_killed_goes_on_and_leaves_nothing
     with pytest.raises(KeyboardInterrupt):
         up_to_prototypes(workspace, config, Killed(), SilentProgress())
     assert workspace.rounds.exists()
-    monkeypatch.setattr(chain, "cluster", None)  # the sample is not clustered again
+    monkeypatch.setattr(current_prototypes, "cluster", None)  # the sample is not clustered again
     found = up_to_prototypes(workspace, config, inline, SilentProgress())
     assert found.centroids.tobytes() == clean.centroids.tobytes()
     assert found.info == clean.info
