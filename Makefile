@@ -29,7 +29,7 @@ slow:  ## the slow tests
 	$(PYTHON) -m pytest -m slow
 
 faults:  ## every verb stopped at every call of the commit protocol; half an hour
-	$(PYTHON) -m pytest tests/faults -m ""
+	$(PYTHON) -m pytest tests/faults -m "" --dist worksteal
 
 hostile:  ## every hostile input there is a rule for, as a table
 	$(PYTHON) -m pytest tests/hostile -n 0 -m "" --hostile-table

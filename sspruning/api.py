@@ -17,12 +17,13 @@ from sspruning.records import EmbedReport, Manifest, Prototypes, Scores, Selecti
 from sspruning.stages import run as chain
 from sspruning.stages.advise import Advice
 from sspruning.stages.choose_k import KSweep, sweep_k
-from sspruning.stages.embed import embed as embed_stage
+from sspruning.stages.current_prototypes import up_to_prototypes
 from sspruning.stages.inspect import Inspection, inspect_corpus
 from sspruning.stages.output_folder import usable_output
 from sspruning.stages.pack import PackReport, pack
 from sspruning.stages.plan import Plan, make_plan
 from sspruning.stages.run import RunResult, executor_for, prune
+from sspruning.stages.share import Share
 from sspruning.stages.sidecars import META
 from sspruning.stages.status import Status, status
 from sspruning.stages.sweep import SweepRow, compare_selections
@@ -31,6 +32,7 @@ from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write as write_stage
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.digests import DIGESTS, damaged_files
 from sspruning.storage.output_place import place_of
 from sspruning.storage.store import Store
 
@@ -88,6 +90,8 @@ def embed(
     config: Config | None = None,
     progress: Progress | None = None,
     verify_inputs: bool = False,
+    worker_index: int = 0,
+    num_workers: int = 1,
 ) -> EmbedReport:
     """`EmbedReport` of the store at ``store``, which now holds the embeddings of every sound shard.
 
@@ -97,32 +101,19 @@ def embed(
         config: sections `corpus`, `encoder` and `execution` are used.
         progress: told after each shard.
         verify_inputs: hash all inputs again instead of trusting size and modification time.
+        worker_index: which of ``num_workers`` calls this is, from 0: it does every ``num_workers``-th shard of the
+            sorted list from there on, and reports on these.
+        num_workers: calls that share the work, in processes of their own, on one machine or on many that see the
+            same files; another number may go on where these stopped.
 
     Raises:
-        UsageError: nothing to read, or repeated keys.
+        UsageError: nothing to read, repeated keys, or a worker index that is none.
         StoreError: the store was made with other settings.
     """
-    folder = Path(store)
-    given = _config(folder, config)
+    share = Share(worker_index, num_workers)
     listed = [inputs] if isinstance(inputs, str) else list(inputs)
-    given = override(given, "corpus", input=listed)
-    corpus = open_corpus(listed)
-    reporter = progress or SilentProgress()
-    found = make_plan(corpus, folder, given, reporter, whole_run=False)
-    workspace = Workspace.of(folder)
-    with workspace.alone(), executor_for(given, folder / "parts") as executor:
-        report = embed_stage(
-            corpus,
-            folder,
-            given.encoder.spec(),
-            given.corpus,
-            executor,
-            reporter,
-            verify_inputs=verify_inputs,
-            n_total=found.n_in_shards,
-        )
-        workspace.save_config(given)
-    return report
+    given = override(_config(Path(store), config), "corpus", input=listed)
+    return chain.up_to_parts(Path(store), given, progress or SilentProgress(), share, verify_inputs=verify_inputs)
 
 
 def plan(config: Config, store: Path, progress: Progress | None = None) -> Plan:
@@ -136,8 +127,8 @@ def cluster(
     """`Prototypes` of the store, made again only if the parts or the settings changed, or with ``force``."""
     workspace = Workspace.of(Path(store))
     given = _config(Path(store), config)
-    with workspace.alone():
-        found = chain.up_to_prototypes(workspace, given, progress or SilentProgress(), force=force)
+    with workspace.alone(), executor_for(given, *workspace.worked_in()) as executor:
+        found = up_to_prototypes(workspace, given, executor, progress or SilentProgress(), force=force)
         workspace.save_config(given)
     return found
 
@@ -301,6 +292,8 @@ def write(
     """
     path = Path(selection)
     path = Workspace.of(path).selection if path.is_dir() else path
+    if path.exists() and path in damaged_files(path.parent):
+        raise StoreError(f"{path}: damaged (not what {DIGESTS} beside it says); run `sspruning select` again")
     file = SelectionFile.open(path)
     where = Path(store) if store is not None else path.parent
     workspace = Workspace.of(where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,16 +110,23 @@ def embed_command(
     device: opt.Device = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     verify_inputs: Annotated[
         bool, typer.Option("--verify-inputs", help="Hash all inputs again instead of trusting size and time.")
     ] = False,
+    num_workers: opt.NumWorkers = None,
+    worker_index: opt.WorkerIndex = None,
     dry_run: opt.DryRun = False,
     sets: opt.Set = None,
 ) -> None:
-    """Embed every image of the shards into a store; resumes where it stopped."""
-    from sspruning import api
+    """Embed every image of the shards into a store; resumes where it stopped. Tasks of a job array share the work."""
     from sspruning.stages.fill import usable_folder
+    from sspruning.stages.run import up_to_parts
+    from sspruning.stages.share import share_of
 
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    share = share_of(os.environ, num_workers, worker_index)
     config = opt.stored(
         store,
         {
@@ -132,16 +140,16 @@ def embed_command(
                 "batch_size": batch_size,
                 "device": device,
             },
-            "execution": {"workers": workers, "executor": executor},
+            "execution": execution,
         },
         sets,
     )
     if dry_run:
-        say.print_plan(config, store, whole_run=False)
+        say.print_plan(config, store, whole_run=False, share=share)
         return
     usable_folder(store)
-    with _progress(store / "logs" / "events.jsonl", config) as progress:
-        report = api.embed(shards, store, config=config, progress=progress, verify_inputs=verify_inputs)
+    with _progress(store / "logs" / share.events, config) as progress:
+        report = up_to_parts(store, config, progress, share, verify_inputs=verify_inputs)
         say.embedded(report, store)
         say.exit_if_quarantined(report)
 
@@ -180,12 +188,15 @@ def write_command(
     overwrite: opt.Overwrite = False,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Write the kept samples as new shards: raw bytes copied, digests checked, trainers' index files beside them."""
     from sspruning import api
 
     where = store or (selection if selection.is_dir() else selection.parent)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
     config = opt.stored(
         where,
         {
@@ -194,7 +205,7 @@ def write_command(
                 "order": order,
                 "seed": seed,
             },
-            "execution": {"workers": workers, "executor": executor},
+            "execution": execution,
         },
         sets,
     )
@@ -209,6 +220,8 @@ def run_command(
     sets: opt.Set = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
 ) -> None:
@@ -218,9 +231,8 @@ def run_command(
     from sspruning.stages.fill import usable_folder
     from sspruning.stages.report import report
 
-    config = opt.overridden(
-        load_config(config_file, sets), {"execution": {"workers": workers, "executor": executor}}, None
-    )
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.overridden(load_config(config_file, sets), {"execution": execution}, None)
     root = Path(config.paths.run_dir or f"runs/{config.name}")
     if dry_run:
         say.print_plan(config, root / "store", whole_run=True)
@@ -287,6 +299,6 @@ def demo_command(
 
 
 def main() -> None:
-    """Entry point of the command ``sspruning``."""
+    """The whole command line; the process ends after it."""
     say.settings.last = True
     app()

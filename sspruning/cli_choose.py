@@ -19,6 +19,10 @@ def cluster_command(
     store: opt.StoreDir,
     n_clusters: opt.NClusters = None,
     niter: Annotated[int | None, typer.Option(help="Lloyd iterations.")] = None,
+    full_rounds: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Then N more over all embeddings instead of a sample, by all workers."),
+    ] = None,
     seed: opt.Seed = None,
     force: Annotated[bool, typer.Option("--force", help="Cluster again even if nothing changed.")] = False,
     reuse: Annotated[
@@ -27,13 +31,15 @@ def cluster_command(
     sweep: Annotated[
         str | None, typer.Option(metavar="K,K,...", help="Compare numbers of prototypes instead; writes nothing.")
     ] = None,
+    workers: opt.Workers = None,
+    executor: opt.Executor = None,
     sets: opt.Set = None,
 ) -> None:
     """Find prototypes: k-means over the embeddings of a store."""
     from sspruning import api
 
-    section = {"n_clusters": n_clusters, "niter": niter, "seed": seed, "reuse": reuse}
-    config = opt.stored(store, {"cluster": section}, sets)
+    section = {"n_clusters": n_clusters, "niter": niter, "full_rounds": full_rounds, "seed": seed, "reuse": reuse}
+    config = opt.stored(store, {"cluster": section, "execution": {"workers": workers, "executor": executor}}, sets)
     if sweep is not None:
         tables.swept_k(api.choose_k(store, opt.whole_numbers(sweep, "--sweep"), config=config, progress=say.console()))
         return
@@ -50,6 +56,8 @@ def score_command(
     column: opt.Column = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Score how hard every sample is; larger = harder. Brings the prototypes up to date first."""
@@ -59,7 +67,8 @@ def score_command(
         metric = metric or "imported"
         sets = sets if column else ["score.column=", *(sets or [])]  # a new table does not inherit the old one's column
     scoring = {"metric": metric, "distance": distance, "table": table and str(table.absolute()), "column": column}
-    config = opt.stored(store, {"score": scoring, "execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"score": scoring, "execution": execution}, sets)
     if (table or column) and config.score.metric != "imported":
         raise UsageError(f"--import and --column belong to imported scores, but the metric is {config.score.metric!r}")
     found = api.score(store, config=config, progress=say.console())
@@ -72,12 +81,15 @@ def advise_command(
     keep_fraction: opt.KeepFraction = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Say which policy and fraction the evidence speaks for, and why; brings prototypes and scores up to date."""
     from sspruning import api
 
-    config = opt.stored(store, {"execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"execution": execution}, sets)
     found = api.advise(store, keep_fraction, config=config, progress=say.console())
     say.advised(found, store)
 
@@ -105,6 +117,8 @@ def select_command(
     overwrite: opt.Overwrite = False,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Choose which samples stay; brings prototypes and scores up to date, and with --output writes the shards."""
@@ -114,13 +128,14 @@ def select_command(
     section = {**opt.choice(keep, recipe, step, option), "balance": balance, "floor": floor, "seed": seed}
     if len(asked) == 1:
         section["keep_fraction"] = asked[0]
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
     config = opt.stored(
         store,
         {
             "select": section,
             "score": {"metric": metric},
             "write": opt.writing(samples_per_shard, num_shards, min_shards, cls, rename_suffix, members, index),
-            "execution": {"workers": workers, "executor": executor},
+            "execution": execution,
         },
         sets,
     )
@@ -153,12 +168,15 @@ def sweep_command(
     seed: opt.Seed = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Compare fractions: balance, tail, copies and overlap of each; makes the selections that are missing."""
     from sspruning import api
 
     section = {**opt.choice(keep, recipe, step, option), "balance": balance, "floor": floor, "seed": seed}
-    config = opt.stored(store, {"select": section, "execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"select": section, "execution": execution}, sets)
     found = api.sweep(store, opt.fractions(keep_fraction), config=config, progress=say.console())
     tables.swept(found)

@@ -28,12 +28,15 @@ def import_command(
     image_key: opt.ImageKey = None,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """Make a store of embeddings that were made elsewhere; the shards are read for byte ranges, not decoded."""
     from sspruning import exchange
 
-    sections = {"corpus": {"image_key": image_key}, "execution": {"workers": workers, "executor": executor}}
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    sections = {"corpus": {"image_key": image_key}, "execution": execution}
     report = exchange.import_embeddings(
         source,
         shards,
@@ -86,12 +89,15 @@ def decontaminate_command(
     drop: Annotated[bool, typer.Option("--drop", help="Leave these samples out of later selections.")] = False,
     workers: opt.Workers = None,
     executor: opt.Executor = None,
+    ray_address: opt.RayAddress = None,
+    num_gpus_per_worker: opt.NumGpusPerWorker = None,
     sets: opt.Set = None,
 ) -> None:
     """List the samples that are too near to an evaluation set, and with --drop keep them out of selections."""
     from sspruning import exchange
 
-    config = opt.stored(store, {"execution": {"workers": workers, "executor": executor}}, sets)
+    execution = opt.execution(workers, executor, ray_address, num_gpus_per_worker)
+    config = opt.stored(store, {"execution": execution}, sets)
     found = exchange.decontaminate(
         store, against, threshold=threshold, drop=drop, config=config, progress=say.console()
     )

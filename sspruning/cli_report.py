@@ -74,7 +74,8 @@ def _shown(found: SampleFacts) -> None:
         say.line(f"  image: {', '.join(found.defects)}")
     if (chosen := found.choosing) is not None:
         say.line("  kept" if chosen.kept else f"  dropped: {visible(chosen.reason)}{_meaning(chosen.meaning)}")
-        say.line(f"  rank {chosen.rank + 1:,} of {chosen.n_embedded:,}; the first {chosen.n_kept:,} are kept")
+        if chosen.rank is not None:
+            say.line(f"  rank {chosen.rank + 1:,} of {chosen.n_embedded:,}; the first {chosen.n_kept:,} are kept")
         say.line(
             f"  score {fixed(chosen.score)}, cluster {chosen.cluster}, "
             f"distance to its prototype {fixed(chosen.cosine_distance)}"

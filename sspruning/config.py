@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from sspruning.errors import ConfigError
+from sspruning.execution.devices import visible_gpus
 from sspruning.records import JSONValue
 from sspruning.sections import (
     ClusterConfig,
@@ -175,9 +176,9 @@ def _problem(where: str, entry: Any) -> str:
 
 def default_workers(device: str) -> int:
     """Worker processes to use when none are asked for: one for each usable core, or one for each GPU in sight."""
-    if device in {"auto", "cuda"} and Path("/dev/nvidia0").exists():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return max(1, len(visible.split(","))) if visible else len(list(Path("/dev").glob("nvidia[0-9]*")))
+    gpus = visible_gpus() if device in {"auto", "cuda"} else ()
+    if gpus:
+        return len(gpus)
     if device not in {"auto", "cpu"}:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

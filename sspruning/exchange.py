@@ -121,6 +121,7 @@ def decontaminate(
     corpus = open_corpus([against] if isinstance(against, str) else list(against))
     opened, reporter = Store(workspace.store), progress or SilentProgress()
     with workspace.alone(), executor_for(given) as executor:
+        workspace.drop_damaged()
         found = decontaminate_stage(
             opened, corpus, workspace.root, given.encoder.spec(), executor, reporter, threshold=threshold
         )

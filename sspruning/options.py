@@ -36,10 +36,13 @@ __all__ = [
     "MinShards",
     "Model",
     "NClusters",
+    "NumGpusPerWorker",
     "NumShards",
+    "NumWorkers",
     "OutputOrNone",
     "Overwrite",
     "PolicyOption",
+    "RayAddress",
     "Recipe",
     "RenameSuffix",
     "RepeatedKeys",
@@ -49,8 +52,10 @@ __all__ = [
     "Shards",
     "Step",
     "StoreDir",
+    "WorkerIndex",
     "Workers",
     "choice",
+    "execution",
     "fractions",
     "overridden",
     "pairs",
@@ -66,7 +71,32 @@ Set = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", "-j", help="Worker processes. Default: one for each core, or each GPU.")
 ]
-Executor = Annotated[str | None, typer.Option("--executor", help="Where work runs: local, inline.")]
+Executor = Annotated[
+    str | None, typer.Option("--executor", help="Where work runs: local (processes here), ray (a cluster), inline.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Head of a Ray cluster; auto: the one that runs here; local: a new one. Implies --executor ray.",
+    ),
+]
+NumGpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        "--num-gpus-per-worker", help="GPUs that each worker has for itself. Default: 1 if there are any, else 0."
+    ),
+]
+NumWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--num-workers",
+        min=1,
+        help="Tasks that share the shards. Default: what SLURM (array, srun) or torchrun says; 1: do all here.",
+    ),
+]
+WorkerIndex = Annotated[int | None, typer.Option("--worker-index", min=0, help="Which of these tasks this is, from 0.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of this step.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, with counts and bytes, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace shards of another selection in the output.")]
@@ -220,6 +250,24 @@ def choice(keep: str | None, recipe: str | None, steps: list[str] | None, option
     if options is not None:
         found["options"] = pairs(options, "--option")
     return found
+
+
+def execution(
+    workers: int | None, executor: str | None, ray_address: str | None, num_gpus_per_worker: float | None
+) -> dict[str, Any]:
+    """What the flags say of the section `execution`.
+
+    Raises:
+        UsageError: an address for an executor that has none.
+    """
+    if ray_address is not None and executor not in {None, "ray"}:
+        raise UsageError(f"--ray-address belongs to --executor ray, but --executor is {executor!r}")
+    return {
+        "workers": workers,
+        "executor": "ray" if ray_address is not None else executor,
+        "ray_address": ray_address,
+        "num_gpus_per_worker": num_gpus_per_worker,
+    }
 
 
 def writing(

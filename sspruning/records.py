@@ -241,6 +241,8 @@ class Selection:
     """keep, keep_fraction, balance, floor, seed, metric, distance, n_clusters; asked = auto if `keep` came of that."""
     path: str = ""
     """The file with one row for each embedded sample."""
+    ranked: bool = True
+    """Whether it says the rank of each sample. Of very many samples it says only which are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,3 +316,5 @@ class EmbedReport:
     done_now: int
     """Shards embedded by this call; the others were up to date."""
     notes: list[str] = field(default_factory=list)
+    n_left: int = 0
+    """Of a task that has a share of the shards, which the other counts are about: shards that others have not done."""

@@ -139,7 +139,9 @@ class ClusterConfig(Section):
     seed: int = Field(0, ge=0, lt=1 << 31)
     """Decides the sample and the start."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where FAISS runs; auto takes a GPU that passes a small search."""
+    """Where FAISS runs, for scores too; auto takes a GPU that passes a small search."""
+    full_rounds: int = Field(0, ge=0, le=1000)
+    """Further Lloyd rounds over all embeddings, by all workers, after the clustering of the sample; 0: none."""
     reuse: bool = False
     """New shards join the prototypes that are there, if the other settings are the same; how well they fit is told."""
 
@@ -257,11 +259,17 @@ class ExecutionConfig(Section):
     """Where the work runs. Never changes a byte of the result."""
 
     executor: str = "local"
-    """A name of the table in ``sspruning.execution``."""
+    """A name of the table in ``sspruning.execution``: local, ray or inline."""
     workers: int | None = Field(None, ge=1, lt=1 << 16)
-    """Processes; None takes one for each core, or one for each GPU."""
+    """Processes; None takes one for each core, or one for each GPU: of this machine, with ray of the whole cluster."""
     timeout_s: float | None = Field(None, gt=0)
     """Seconds after which a single task is given up."""
+    ray_address: str | None = None
+    """With ray: HOST:PORT of a cluster's head; auto for the one that runs on this machine; local for a new one, on this
+    machine alone and for as long as the command runs. None: auto if there is one, else local."""
+    num_gpus_per_worker: float | None = Field(None, ge=0, le=1024, allow_inf_nan=False)
+    """GPUs that a worker has for itself; below 1, several workers share one. None takes 1 where the encoder's device
+    is auto or cuda and there are GPUs, else 0. At 0 every worker sees all of them."""
 
 
 class PathsConfig(Section):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from sspruning.errors import InterruptedRunError
 
-__all__ = ["STOPPED", "Stopped", "stoppable"]
+__all__ = ["STOPPED", "Stopped", "asked_to_stop", "leave_at_once", "stoppable"]
 
 STOP_WITHIN_S = 20.0  # stopping workers takes a moment; a stop that hangs is cut off
 ASK_AGAIN_S = 1.0
@@ -26,6 +26,17 @@ class Stopped(KeyboardInterrupt):
     A kind of its own, for Python ends a program by the signal itself, not by its exit code, once some extension module
     has seen the plain one pass by.
     """
+
+
+def asked_to_stop() -> bool:
+    """True from a signal on, to the end of the block or of the process."""
+    return bool(_deadline)
+
+
+def leave_at_once() -> None:
+    """Let SIGINT and SIGTERM end the process by the exit code of a stop, as long as there is nothing to tidy up."""
+    for number in SIGNALS:
+        signal.signal(number, _cut_off)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import typer
 
 from sspruning.errors import InterruptedRunError, MachineError, QuarantineError, SSPruningError
 from sspruning.progress import escaped
-from sspruning.stopping import STOPPED, stoppable
+from sspruning.stopping import STOPPED, asked_to_stop, stoppable
 from sspruning.terminal_json import as_line
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sspruning.stages.advise import Advice
     from sspruning.stages.inspect import Inspection
     from sspruning.stages.report import ReportFile
+    from sspruning.stages.share import Share
     from sspruning.stages.status import Status
     from sspruning.stages.verify import VerifyReport
 
@@ -106,16 +107,13 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         with stoppable(last=settings.last):
             try:
                 function(*args, **kwargs)
-            except SSPruningError as error:
-                fail(error)
-            except KeyboardInterrupt:
-                fail(InterruptedRunError(STOPPED))
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # whoever read what is printed has had enough
+            except typer.Exit:
+                raise
+            except (Exception, KeyboardInterrupt) as error:
+                told = _in_words(error)
+                if told is None:
                     raise
-                fail(_of_the_machine(error))
-            except MemoryError:
-                fail(MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size"))
+                fail(told)
 
     own = inspect.signature(function, eval_str=True)  # typer takes a signature that it is given as it is
     flag = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
@@ -125,15 +123,25 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def _of_the_machine(error: OSError) -> MachineError:
-    """What the system refused, as an error that says where and what to do."""
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    failure = MachineError(
-        f"{where}{error.strerror or error}; check disk and permissions, then run the same command again, it goes on "
-        "from here"
-    )
-    failure.__cause__ = error
-    return failure
+def _in_words(error: BaseException) -> SSPruningError | None:
+    """The error to tell a person of; None for one that nobody foresaw, and for a pipe that was closed."""
+    if isinstance(error, KeyboardInterrupt) or asked_to_stop():  # some libraries make another error of the stop
+        told: SSPruningError = InterruptedRunError(STOPPED)
+    elif isinstance(error, SSPruningError):
+        return error
+    elif isinstance(error, MemoryError):
+        told = MachineError("out of memory; use fewer --workers or a smaller encoder.batch_size")
+    elif isinstance(error, OSError) and error.errno != errno.EPIPE:  # whoever read what is printed has had enough
+        place = error.filename
+        where = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes | os.PathLike) else ""
+        told = MachineError(
+            f"{where}{error.strerror or error}; check disk and permissions, then run the same command again, it goes "
+            "on from here"
+        )
+    else:
+        return None
+    told.__cause__ = error
+    return told
 
 
 def fail(error: SSPruningError) -> None:
@@ -207,20 +215,26 @@ def written(manifest: Manifest) -> None:
     line(f"  prove it with: sspruning verify {manifest.path}")
 
 
-def print_plan(config: Config, store: Path, *, whole_run: bool) -> None:
-    """Say what a run would do: counts, bytes, time."""
+def print_plan(config: Config, store: Path, *, whole_run: bool, share: Share | None = None) -> None:
+    """Say what a run, or a task that has a share of the shards, would do: counts, bytes, time."""
     from sspruning.progress import duration
     from sspruning.stages.embed import estimated_seconds
     from sspruning.stages.plan import make_plan
     from sspruning.storage.corpus import open_corpus
 
-    found = make_plan(open_corpus(config.corpus.input), store, config, console(), whole_run=whole_run)
+    corpus = open_corpus(config.corpus.input)
+    if share is not None and share.task is not None:
+        line(share.describe(corpus))
+        corpus = share.of(corpus)
+        if not corpus.shards:
+            return
+    found = make_plan(corpus, store, config, console(), whole_run=whole_run)
     samples = "unknown" if found.n_samples is None else f"{found.n_samples:,}"
     line(f"input: {found.n_shards:,} shards, {size(found.size_bytes)}, samples with an image: {samples}")
     line(f"to embed: {found.pending_shards:,} shards, {size(found.pending_bytes)}")
     if found.n_samples is not None:
-        share = found.pending_bytes / max(found.size_bytes, 1)
-        seconds, source = estimated_seconds(store, round(found.n_samples * share), config)
+        pending = found.pending_bytes / max(found.size_bytes, 1)
+        seconds, source = estimated_seconds(store, round(found.n_samples * pending), config)
         line(f"  time: about {duration(seconds)} ({source})")
         line(f"  store: about {size(found.n_samples * found.bytes_per_row)} in {store}")
     if whole_run and found.n_kept is not None:
@@ -291,6 +305,8 @@ def status(found: Status) -> None:
     line(f"  selection: {found.selection}")
     for text in found.bars:
         line(f"    {text}")
+    for text in found.at_work:
+        line(f"  {text}")
     if found.pending:
         raise InterruptedRunError(f"{len(found.pending)} shards are not embedded yet: {', '.join(found.pending[:5])}")
     if found.quarantined:
@@ -320,5 +336,14 @@ def clustered(found: Prototypes) -> None:
         line(
             f"  objective {found.objective[0]:.6g} after the first, {found.objective[-1]:.6g} after the last iteration"
         )
+    told = cast("dict[str, Any] | None", found.info.get("full_rounds"))
+    if told is not None:
+        line(
+            f"  {told['rounds']} of {told['asked']} rounds over all {found.info['n_embedded']:,} samples: objective "
+            f"{told['objective'][0]:.6g} before, {told['objective'][-1]:.6g} after; "
+            f"{told['moved'][-1]:,} prototypes moved in the last"
+        )
+        if any(told["refilled"]):
+            line(f"  {sum(told['refilled']):,} times a prototype without samples was given the farthest one")
     if found.info.get("note"):
         line(f"  {found.info['note']}")

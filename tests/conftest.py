@@ -46,3 +46,14 @@ def real_shards():
     if not any(folder.glob("**/*.tar")):
         pytest.skip("the CIFAR-10 shards are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A Ray on this machine with room for two workers, for the executors of this process; skips where it is absent."""
+    ray = pytest.importorskip("ray", reason="the package ray is not installed")
+    from sspruning.execution.ray_session import RaySession
+
+    session = RaySession("local", workers=2)
+    yield ray
+    session.close()

@@ -20,10 +20,11 @@ MAY_IMPORT = {
     "recipes": set(),
     "strict_yaml": {"errors"},
     "sections": NOUNS | {"recipes", "trainers"},
-    "config": NOUNS | {"sections", "strict_yaml"},
+    "config": NOUNS | {"sections", "strict_yaml", "execution"},
     "fingerprint": NOUNS,
     "progress": NOUNS,
     "trackers": {"errors", "progress"},
+    "stopping": {"errors"},
     "execution": NOUNS | {"registry"},
     **{family: NOUNS | {"registry"} for family in FAMILIES},
     "filters": NOUNS | {"registry", "clusterers", "metrics"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "reporting": NOUNS,
     "stages": NOUNS | FAMILIES | {"registry", "config", "fingerprint", "progress", "execution", "storage", "reporting"},
 }
-TERMINAL = {"options", "stopping", "terminal", "terminal_json", "terminal_tables"}
+TERMINAL = {"options", "terminal", "terminal_json", "terminal_tables"}
 VERBS = {"cli_choose", "cli_exchange", "cli_report", "cli_trainers"}
 ABOVE = {"api", "exchange", "cli", "__init__", "__main__"} | VERBS | TERMINAL
 MAY_IMPORT_CLI = {"__main__"}

@@ -300,12 +300,12 @@ def test_a_full_disk_ends_with_5_and_leaves_no_half_file(work, corpus, call):
 
 
 def test_memory_that_runs_out_ends_with_5(work, corpus, call, monkeypatch):
-    from sspruning import api
+    from sspruning.stages import run
 
     def greedy(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(api, "embed", greedy)
+    monkeypatch.setattr(run, "up_to_parts", greedy)
     assert "out of memory" in call(*EMBED, code=5).stderr
 
 

@@ -191,6 +191,7 @@ def test_balance_may_be_off_and_full_and_nothing_beyond(read):
         "name: ''",
         "cluster: {n_clusters: 0}",
         "cluster: {niter: 0}",
+        "cluster: {full_rounds: -1}",
         "cluster: {seed: -1}",
         "cluster: {seed: 2147483648}",
         "cluster: {init: kmeans}",

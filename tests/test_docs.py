@@ -109,6 +109,7 @@ def test_the_makefile_keeps_what_contributing_promises():
         "install",
         "trainers",
         "browser",
+        "remote",
         "check",
         "test",
         "slow",

@@ -40,12 +40,35 @@ def swallowing():
         except KeyboardInterrupt:
             pass
 
+def twisting():  # as the import of a module in C may do
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise AttributeError("partially initialized module") from None
+
+def hanging():
+    stopping.STOP_WITHIN_S = 0.5
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+
 def late():
     import atexit
     stopping.STOP_WITHIN_S = 1.5
     atexit.register(time.sleep, 60)
     busy()
 
+def early():
+    import sspruning.cli
+    from sspruning.__main__ import main
+    sspruning.cli.main = busy
+    main()
+
+if sys.argv[1] == "early":
+    early()
 terminal.settings.last = True
 try:
     terminal.verb(globals()[sys.argv[1]])()
@@ -54,8 +77,19 @@ except terminal.typer.Exit as end:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["dropping", "busy", "swallowing", "late"])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("busy", signal.SIGINT),
+        ("busy", signal.SIGTERM),
+        ("dropping", signal.SIGINT),
+        ("swallowing", signal.SIGTERM),
+        ("hanging", signal.SIGTERM),
+        ("late", signal.SIGINT),
+        ("twisting", signal.SIGTERM),
+        ("early", signal.SIGINT),
+    ],
+)
 def test_a_signal_ends_a_verb_with_the_code_that_says_run_again(name, number):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen(

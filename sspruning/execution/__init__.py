@@ -63,11 +63,31 @@ EXECUTORS: Registry[type[Executor]] = Registry(
     {
         "inline": "sspruning.execution.inline:InlineExecutor",
         "local": "sspruning.execution.processes:ProcessExecutor",
+        "ray": "sspruning.execution.ray_cluster:RayExecutor",
     },
 )
 
 
-def make_executor(name: str, workers: int, timeout_s: float | None = None) -> Executor:
-    """An executor of the table, ready to run tasks; close it when done."""
+def make_executor(
+    name: str,
+    workers: int | None,
+    timeout_s: float | None = None,
+    *,
+    gpus_per_worker: float | None = 0,
+    address: str | None = None,
+) -> Executor:
+    """An executor of the table, ready to run tasks; close it when done.
+
+    Args:
+        name: of the table.
+        workers: how many work side by side; None only for an executor that can tell by itself (ray).
+        timeout_s: seconds after which a task is given up; None for no limit.
+        gpus_per_worker: GPUs that a worker has for itself; None for 1 where there are any; 0 to leave that to the task.
+        address: of the cluster, for an executor that has one.
+
+    Raises:
+        UsageError: no such executor.
+        MachineError: a package that it needs is not installed.
+    """
     build = EXECUTORS.resolve(name)
-    return build(workers=workers, timeout_s=timeout_s)  # ty: ignore[unknown-argument]
+    return build(workers=workers, timeout_s=timeout_s, gpus_per_worker=gpus_per_worker, address=address)  # ty: ignore[unknown-argument]

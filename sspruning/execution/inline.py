@@ -13,9 +13,16 @@ __all__ = ["InlineExecutor"]
 class InlineExecutor:
     """Runs tasks in the calling process. A crash of a task is a crash of the caller."""
 
-    def __init__(self, *, workers: int = 1, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int | None = 1,
+        timeout_s: float | None = None,
+        gpus_per_worker: float | None = 0,
+        address: str | None = None,
+    ) -> None:
         """Accept the common options; neither more workers nor a time limit exists here."""
-        del workers, timeout_s
+        del workers, timeout_s, gpus_per_worker, address
         self.workers = 1
 
     def run(self, spec: StageSpec, tasks: Iterable[Task]) -> Iterator[Outcome]:

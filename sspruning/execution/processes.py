@@ -5,53 +5,55 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
-import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from sspruning.errors import MachineError
 from sspruning.execution import Outcome, StageSpec, Task
-from sspruning.execution.worker import TRIES, answer
+from sspruning.execution.devices import gpus_of_slot, visible_gpus
+from sspruning.execution.jobs import Job, next_job
+from sspruning.execution.signals import undisturbed
+from sspruning.execution.worker import ONE_THREAD, TRIES, Owner, answer, serve
 
 __all__ = ["ProcessExecutor"]
 
 LOOK_EVERY_S = 1.0  # for deaths that no pipe tells of, because a child of the worker still holds it
 STOP_WITHIN_S = 10.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 STARTED = b""
 
 
-def _start_worker(parent: int) -> None:
-    """Prepare a fresh worker: no signal from the terminal, death with the parent, one thread for each library.
+def _start_worker(owner: Owner, gpus: tuple[str, ...]) -> None:
+    """Prepare a fresh worker: no signal from the terminal, death with its owner, one thread for each library.
 
-    One thread a worker keeps the cores busy without oversubscription, and makes every sum's order independent of how
-    many workers there are.
+    Args:
+        owner: the process that started it.
+        gpus: those it may see; all if none are named.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # nothing has asked CUDA for its devices yet
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans after a kill -9 of the driver
-        if os.getppid() != parent:
+        if os.getppid() != owner.pid:
             os._exit(1)
 
 
-def _serve(connection: Connection, prepare: Callable[[int], None], parent: int) -> None:
+def _serve(
+    connection: Connection, prepare: Callable[[Owner, tuple[str, ...]], None], owner: Owner, gpus: tuple[str, ...]
+) -> None:
     """Life of a worker: answer what comes through the pipe until the driver closes it."""
-    prepare(parent)
+    prepare(owner, gpus)
+    serve(owner)
     try:
         connection.send_bytes(STARTED)
         while True:
@@ -60,58 +62,33 @@ def _serve(connection: Connection, prepare: Callable[[int], None], parent: int) 
         return
 
 
-@contextmanager
-def _undisturbed() -> Generator[None]:
-    """Signals that stop a run wait until the block is done; a process that starts in it does not hear Ctrl-C.
-
-    Otherwise a stop in the wrong moment would lose sight of a worker, or make one that is starting print a traceback.
-    """
-    came: list[int] = []
-    before: dict[int, Any] = {}
-    masks = hasattr(signal, "pthread_sigmask")
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                before[number] = signal.signal(number, lambda number, _: came.append(number))
-        yield
-    finally:
-        if masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
-@dataclass(slots=True)
-class _Job:
-    """A task on its way, and how many times it was begun."""
-
-    task: Task
-    attempt: int = 1
-
-
 class _Worker:
     """One worker process, its pipe, and what it is doing."""
 
-    def __init__(self) -> None:
+    def __init__(self, slot: int, gpus: tuple[str, ...]) -> None:
+        """Start it.
+
+        Args:
+            slot: its number among the workers that live.
+            gpus: those it may see; all if none are named.
+        """
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # it unblocks signals when it starts, so it comes first
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, _start_worker, os.getpid()))
-        self.job: _Job | None = None
+        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, _start_worker, Owner.here(), gpus))
+        self.slot = slot
+        self.job: Job | None = None
         self.started = False
         self.since = 0.0
         """When it began with the job."""
-        with _undisturbed():
+        with undisturbed():
             self.process.start()
         theirs.close()
 
-    def give(self, question: bytes, job: _Job) -> None:
+    def give(self, job: Job) -> None:
         """Hand out a job."""
         self.job, self.since = job, time.monotonic()
-        self.connection.send_bytes(question)
+        self.connection.send_bytes(job.question)
 
     def kill(self) -> None:
         """End it; nothing that it left half done has a final name."""
@@ -135,14 +112,27 @@ class ProcessExecutor:
     takes the place of the dead one. A worker gets a task when it is done with the one before.
     """
 
-    def __init__(self, *, workers: int, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        timeout_s: float | None = None,
+        gpus_per_worker: float | None = 0,
+        address: str | None = None,
+    ) -> None:
         """Prepare; processes start with the first tasks.
 
         Args:
             workers: processes, at least 1.
             timeout_s: seconds after which a task's worker is killed; None for no limit.
+            gpus_per_worker: GPUs in sight that a worker gets for itself, in turns where there are too few; below 1,
+                several share one. None for 1; 0 lets each see what this process sees.
+            address: of no meaning here.
         """
+        del address
         self.workers = workers
+        self._gpus_per_worker = 1 if gpus_per_worker is None else gpus_per_worker
+        self._gpus = visible_gpus() if self._gpus_per_worker else ()
         self._timeout_s = timeout_s
         self._crew: list[_Worker] = []
         self._closed = False
@@ -151,15 +141,15 @@ class ProcessExecutor:
 
     def run(self, spec: StageSpec, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """One `Outcome` for each task, as they finish."""
-        fresh, again, found = iter(tasks), deque[_Job](), list[Outcome]()
+        fresh, again, found = iter(tasks), deque[Job](), list[Outcome]()
         self._drop(self._busy())  # an earlier run was left in the middle
         try:
             while True:
                 while len(self._busy()) < self.workers:
-                    job = again.popleft() if again else next((_Job(task) for task in fresh), None)
+                    job = again.popleft() if again else next_job(spec, fresh, found)
                     if job is None:
                         break
-                    self._hand_out(spec, job, again, found)
+                    self._hand_out(job, again)
                 yield from found
                 found.clear()
                 busy = self._busy()
@@ -187,21 +177,17 @@ class ProcessExecutor:
                 "look at what they printed above (out of memory?)"
             )
         try:
-            self._crew.append(_Worker())
+            slot = min(set(range(self.workers)) - {worker.slot for worker in self._crew})
+            self._crew.append(_Worker(slot, gpus_of_slot(slot, self._gpus, self._gpus_per_worker)))
         except OSError as error:
             raise MachineError(f"the worker processes could not be started: {error}") from error
         return self._crew[-1]
 
-    def _hand_out(self, spec: StageSpec, job: _Job, again: deque[_Job], found: list[Outcome]) -> None:
+    def _hand_out(self, job: Job, again: deque[Job]) -> None:
         """Give a job to a worker."""
-        try:
-            question = pickle.dumps((spec, job.task))
-        except Exception as error:  # noqa: BLE001 - whatever keeps it from being handed out is its outcome
-            found.append(Outcome(job.task.id, "error", error=error, attempts=job.attempt))
-            return
         worker = self._idle()
         try:
-            worker.give(question, job)
+            worker.give(job)
         except OSError:  # it died between two jobs, or before its first
             self._drop([worker])
             self._failed_starts += not worker.started
@@ -223,7 +209,7 @@ class ProcessExecutor:
     def _is_late(self, worker: _Worker) -> bool:
         return worker.started and self._timeout_s is not None and time.monotonic() - worker.since > self._timeout_s
 
-    def _hear(self, worker: _Worker, again: deque[_Job], found: list[Outcome]) -> None:
+    def _hear(self, worker: _Worker, again: deque[Job], found: list[Outcome]) -> None:
         """Take what there is to hear of a busy worker: an outcome, or a job to begin again."""
         job = worker.job
         if job is None:
@@ -236,26 +222,22 @@ class ProcessExecutor:
         if message is None and worker.process.exitcode is not None:
             self._mourn(worker, job, again, found)
         elif message is None:
-            error = TimeoutError(f"no result within {self._timeout_s} s")
-            found.append(Outcome(job.task.id, "timeout", error=error, attempts=job.attempt))
+            found.append(job.late(self._timeout_s))
             self._drop([worker])
         elif message == STARTED:
             worker.started, worker.since, self._failed_starts = True, time.monotonic(), 0
         else:
             worker.job = None
-            found.append(_outcome(message, job))
+            found.append(job.answered(message))
 
-    def _mourn(self, worker: _Worker, job: _Job, again: deque[_Job], found: list[Outcome]) -> None:
+    def _mourn(self, worker: _Worker, job: Job, again: deque[Job], found: list[Outcome]) -> None:
         """A worker died: its job is begun again, or has killed its last one."""
         self._drop([worker])
         if not worker.started:
             self._failed_starts += 1
             again.append(job)
-        elif job.attempt < TRIES:
-            again.append(_Job(job.task, job.attempt + 1))
         else:
-            error = ChildProcessError(f"the worker process ended {_ending(worker.process.exitcode)}")
-            found.append(Outcome(job.task.id, "crash", error=error, attempts=job.attempt))
+            job.died(_ending(worker.process.exitcode), again, found)
 
     def _drop(self, workers: list[_Worker]) -> None:
         """End workers and forget them."""
@@ -274,15 +256,3 @@ def _ending(code: int | None) -> str:
     if code is not None and code < 0:
         return f"by signal {signal.Signals(-code).name}"
     return f"with exit code {code}"
-
-
-def _outcome(message: bytes, job: _Job) -> Outcome:
-    """What a worker said of its job."""
-    try:
-        value, error, trace = pickle.loads(message)  # noqa: S301 - comes from our own worker
-    except Exception as failure:  # noqa: BLE001 - whatever an exception of somebody else's does when it is unpickled
-        return Outcome(job.task.id, "error", error=failure, attempts=job.attempt)
-    if error is None:
-        return Outcome(job.task.id, "ok", value, attempts=job.attempt)
-    error.add_note(f"in a worker process:\n{trace}")
-    return Outcome(job.task.id, "error", error=error, attempts=job.attempt)

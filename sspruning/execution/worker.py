@@ -4,22 +4,60 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import pickle
+import socket
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from sspruning.execution import StageSpec, Task
 from sspruning.records import JSONValue
 
-__all__ = ["TRIES", "answer", "run_task"]
+__all__ = ["ONE_THREAD", "TRIES", "Owner", "answer", "died_at", "owner", "run_task", "serve"]
 
 TRIES = 3  # for what may go better the next time; an error of the data or of the request would come again
 PAUSES_S = (0.1, 1.0)  # before the second and the third try: a file server that was restarted needs a moment
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""What a worker's environment says: keeps the cores busy without oversubscription, and makes every sum's order
+independent of how many workers there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that hands out work. What a worker leaves for the one that takes its place carries this name."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Owner:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid())
+
+
+_owner: list[Owner] = []
+_died_at: list[float | None] = [None]
 _built: dict[str, Callable[[dict[str, JSONValue]], JSONValue]] = {}
+
+
+def serve(whom: Owner) -> None:
+    """Make this process a worker of ``whom``, for the rest of its life."""
+    _owner[:] = [whom]
+
+
+def owner() -> Owner | None:
+    """Whose worker this process is, on whatever machine; None where a process does its own tasks (executor inline)."""
+    return _owner[0] if _owner else None
+
+
+def died_at() -> float | None:
+    """Time of day at which the driver found the last worker with this task dead; None if there was none."""
+    return _died_at[0]
 
 
 def run_task(spec: StageSpec, task: Task) -> JSONValue:
@@ -56,12 +94,13 @@ def _is_transient(error: BaseException | None) -> bool:
 
 
 def answer(question: bytes) -> bytes:
-    """Pickled (value, None, "") or (None, error, traceback) of a pickled (spec, task), whatever the task does.
+    """Pickled (value, None, "") or (None, error, traceback) of a job's question, whatever the task does.
 
     An error that would not survive the way to the driver becomes a RuntimeError that says the same.
     """
     try:
-        spec, task = pickle.loads(question)  # noqa: S301 - comes from the driver, through a pipe that only we hold
+        work, _died_at[0] = pickle.loads(question)  # noqa: S301 - comes from the driver, and nobody else can send
+        spec, task = pickle.loads(work)  # noqa: S301
         return pickle.dumps((run_task(spec, task), None, ""))
     except BaseException as error:  # noqa: BLE001 - SystemExit and the like are outcomes of the task, too
         told = error if _can_travel(error) else RuntimeError(f"{type(error).__name__}: {error}")

@@ -6,12 +6,15 @@ K, so a smaller fraction keeps a subset.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sspruning.records import I64, Candidates
 from sspruning.registry import Registry
 
-__all__ = ["COUNT_MATTERS", "NEEDS_VECTORS", "POLICIES", "PRUNED_REASON", "Candidates", "Policy"]
+if TYPE_CHECKING:
+    from sspruning.policies.radix import Rule, Stream
+
+__all__ = ["COUNT_MATTERS", "NEEDS_VECTORS", "POLICIES", "PRUNED_REASON", "RULES", "Candidates", "Policy"]
 
 
 class Policy(Protocol):
@@ -19,6 +22,14 @@ class Policy(Protocol):
 
     def __call__(self, candidates: Candidates) -> I64:
         """(n,) int64, a permutation of 0 .. n-1: the sample with rank r is kept when more than r samples are kept."""
+        ...
+
+
+class RuleMaker(Protocol):
+    """A policy that finds what it keeps by passes over the samples; takes the policy's options."""
+
+    def __call__(self, stream: Stream) -> Rule:
+        """`Rule` that keeps the samples whose rank in the policy is below ``stream.count``."""
         ...
 
 
@@ -37,6 +48,19 @@ POLICIES: Registry[Policy] = Registry(
         "d2": "sspruning.policies.message_passing:message_passing",
     },
 )
+
+RULES: Registry[RuleMaker] = Registry(
+    "rule",
+    {
+        "hard": "sspruning.policies.keep_hardest:hardest_rule",
+        "easy": "sspruning.policies.keep_easiest:easiest_rule",
+        "random": "sspruning.policies.keep_random:random_rule",
+        "stratified-random": "sspruning.policies.stratified_random:stratified_random_rule",
+        "moderate": "sspruning.policies.moderate:moderate_rule",
+        "ccs": "sspruning.policies.coverage_centric:coverage_centric_rule",
+    },
+)
+"""The same policies without ranks, for more samples than ought to be held: they keep exactly the same ones."""
 
 PRUNED_REASON = {
     "hard": "pruned_easy",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sspruning.policies.balance import balanced_ranks, order_by
+from sspruning.policies.balance import balanced_ranks, balanced_rule, order_by
+from sspruning.policies.radix import Rule, Stream
 from sspruning.records import I64, Candidates
 
-__all__ = ["keep_easiest"]
+__all__ = ["easiest_rule", "keep_easiest"]
 
 
 def keep_easiest(candidates: Candidates) -> I64:
@@ -23,3 +24,8 @@ def keep_easiest(candidates: Candidates) -> I64:
         Sorscher et al. 2022, arXiv:2206.14486 (the flip from easy to hard as data grows).
     """
     return balanced_ranks(order_by(candidates.score, candidates.tie), candidates)
+
+
+def easiest_rule(stream: Stream) -> Rule:
+    """`Rule` that keeps what `keep_easiest` ranks first."""
+    return balanced_rule(stream, hardest_first=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sspruning.policies.balance import balanced_ranks, order_by
+from sspruning.policies.balance import balanced_ranks, balanced_rule, order_by
+from sspruning.policies.radix import Rule, Stream
 from sspruning.records import I64, Candidates
 
-__all__ = ["keep_hardest"]
+__all__ = ["hardest_rule", "keep_hardest"]
 
 
 def keep_hardest(candidates: Candidates) -> I64:
@@ -24,3 +25,8 @@ def keep_hardest(candidates: Candidates) -> I64:
         Sorscher et al. 2022, arXiv:2206.14486.
     """
     return balanced_ranks(order_by(-candidates.score, candidates.tie), candidates)
+
+
+def hardest_rule(stream: Stream) -> Rule:
+    """`Rule` that keeps what `keep_hardest` ranks first."""
+    return balanced_rule(stream, hardest_first=True)

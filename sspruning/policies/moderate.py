@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sspruning.policies.balance import order_by
-from sspruning.records import I64, Candidates
+from sspruning.policies.radix import ByScore, Piece, Rule, Stream, Whole, Within, find_borders
+from sspruning.records import I64, BoolArray, Candidates
 
-__all__ = ["moderate"]
+__all__ = ["moderate", "moderate_rule"]
 
 
 def moderate(candidates: Candidates) -> I64:
@@ -39,3 +40,24 @@ def moderate(candidates: Candidates) -> I64:
     ranks = np.empty(n, np.int64)
     ranks[order_by(candidates.score, candidates.tie)] = np.abs(2 * place - (n - 1)) - (2 * place < n - 1)
     return ranks
+
+
+class _Window:
+    """`Rule` that keeps what the wider of two borders holds and the narrower does not."""
+
+    def __init__(self, wider: Within, narrower: Within) -> None:
+        self._wider, self._narrower = wider, narrower
+        self.needs = wider.needs
+
+    def __call__(self, piece: Piece) -> BoolArray:
+        return self._wider(piece) & ~self._narrower(piece)
+
+
+def moderate_rule(stream: Stream) -> Rule:
+    """`Rule` that keeps what `moderate` ranks first: a window of the score order."""
+    order, n, start = ByScore(stream, hardest_first=False), np.array([stream.n]), (stream.n - stream.count) // 2
+    narrower, wider = (
+        Within(find_borders(stream, order, Whole(), n, np.array([end])), order, Whole())
+        for end in (start, start + stream.count)
+    )
+    return _Window(wider, narrower)

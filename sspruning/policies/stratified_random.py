@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sspruning.policies.balance import place_in_group
-from sspruning.records import I64, Candidates
+from sspruning.policies.balance import first_levels, place_in_group
+from sspruning.policies.radix import ByCluster, ByTie, Rule, Stream, Within, find_borders
+from sspruning.records import F64, I64, Candidates
 
-__all__ = ["stratified_random"]
+__all__ = ["stratified_random", "stratified_random_rule"]
 
 
 def stratified_random(candidates: Candidates) -> I64:
@@ -42,8 +43,29 @@ def stratified_random(candidates: Candidates) -> I64:
     order = np.argsort(candidates.tie, kind="stable")
     cluster = candidates.cluster[order]
     sizes = np.bincount(cluster)
-    rng = np.random.default_rng(int(candidates.tie.min()))
-    offset = (rng.permutation(len(sizes)) + 0.5) / len(sizes)  # spread evenly, so that the roundings cancel out
+    offset = _offsets(len(sizes), int(candidates.tie.min()))
     level = (place_in_group(cluster) + offset[cluster]) / sizes[cluster]
     ranks[order[np.argsort(level, kind="stable")]] = np.arange(n)
     return ranks
+
+
+def _offsets(k: int, seed: int) -> F64:
+    """(k,) where each cluster's first level stands: spread evenly over (0, 1), so that the roundings cancel out."""
+    return (np.random.default_rng(seed).permutation(k) + 0.5) / k
+
+
+def stratified_random_rule(stream: Stream) -> Rule:
+    """`Rule` that keeps what `stratified_random` ranks first.
+
+    Cost:
+        about five passes over all samples; memory for one piece and 100 MB.
+    """
+    order, group = ByTie(), ByCluster()
+    sizes = stream.sizes[: int(np.flatnonzero(stream.sizes)[-1]) + 1]
+    offset = _offsets(len(sizes), min(int(piece.tie.min()) for piece in stream.read(order.needs) if piece.size))
+    below, at_level = first_levels(sizes, lambda place: (place + offset) / np.maximum(sizes, 1), stream.count)
+    borders = find_borders(stream, order, group, sizes, below + at_level, by_name=True)
+    equal = np.flatnonzero(at_level)  # the last sample of each of these clusters: the smaller tie goes first
+    over = equal[np.lexsort((borders.at[equal], borders.tie[equal]))][stream.count - int(below.sum()) :]
+    borders.at[over] -= 1
+    return Within(borders, order, group)

@@ -35,7 +35,7 @@ class Picture:
     row: int
     """Ordinal in its shard."""
     rank: int
-    """Place in the order of keeping: kept when more than this many samples are kept."""
+    """Place in the order of keeping: kept when more than this many samples are kept. Without ranks, any such number."""
     score: float
     distance: float
     """1 - cosine to its prototype."""
@@ -93,6 +93,8 @@ class Choice:
     floor: str
     nested: bool
     """True if ranks are good for every fraction."""
+    ranked: bool = True
+    """True if there are ranks."""
     n_survivors: int
     """Samples that no step took out: as many can be kept at most."""
     settings: Mapping[str, JSONValue]
@@ -163,15 +165,15 @@ class Galleries:
     """Samples that stand for many."""
 
     order: list[Picture]
-    """Evenly spaced in the order of keeping."""
+    """Evenly spaced in the order of keeping; none without ranks."""
     typical: list[Picture]
     """Smallest scores first."""
     unusual: list[Picture]
     """Largest scores first."""
     last_kept: list[Picture]
-    """Nearest to the cut first."""
+    """Nearest to the cut first; none without ranks."""
     first_dropped: list[Picture]
-    """Nearest to the cut first."""
+    """Nearest to the cut first; none without ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ import numpy as np
 
 from sspruning.config import SelectConfig
 from sspruning.metrics.prototype_distance import TINY_CLUSTER
-from sspruning.records import F32, I64, U32, Scores
+from sspruning.policies.radix import score_codes
+from sspruning.records import F32, I64, Scores
 from sspruning.stages.cluster import MIN_POINTS_PER_CLUSTER
 from sspruning.stages.import_scores import IMPORTED
 from sspruning.storage.artifacts import ASSIGNMENT_DTYPE, load_column, score_path
@@ -265,12 +266,6 @@ def observe(store: Store, scores: Scores, assignments: dict[str, Path]) -> Obser
     )
 
 
-def _codes(values: F32) -> U32:
-    """(n,) uint32 in the same order as the float32 ``values``."""
-    bits = np.ascontiguousarray(values, "<f4").view("<u4")
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-
-
 def order_statistics(columns: Callable[[], Iterable[F32]], shares: tuple[float, ...]) -> list[float]:
     """For each share the value at rank floor(share * n) of all n values in ascending order; exact, not interpolated.
 
@@ -285,13 +280,13 @@ def order_statistics(columns: Callable[[], Iterable[F32]], shares: tuple[float, 
     """
     upper = np.zeros(1 << 16, np.int64)
     for values in columns():
-        upper += np.bincount(_codes(values) >> 16, minlength=1 << 16)
+        upper += np.bincount(score_codes(values) >> 16, minlength=1 << 16)
     ends = np.cumsum(upper)
     ranks = [min(int(share * ends[-1]), int(ends[-1]) - 1) for share in shares]
     bins = np.searchsorted(ends, ranks, side="right").tolist()
     lower = np.zeros((len(shares), 1 << 16), np.int64)
     for values in columns():
-        codes = _codes(values)
+        codes = score_codes(values)
         for row, at in enumerate(bins):
             lower[row] += np.bincount(codes[codes >> 16 == at] & 0xFFFF, minlength=1 << 16)
     found = []

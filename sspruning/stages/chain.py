@@ -85,7 +85,7 @@ def run_chain(scored: Scored, count: int, folder: Path, progress: Progress) -> C
         StoreError: a policy that does not rank every sample once.
 
     Cost:
-        about 60 bytes of memory a sample; time as the steps and the policy say.
+        about 80 bytes of memory a sample; time as the steps and the policy say.
     """
     config = scored.config.select
     names = {name for name, _ in _steps(config)}

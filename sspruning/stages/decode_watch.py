@@ -7,14 +7,14 @@ next attempt at the shard reads it.
 from __future__ import annotations
 
 import mmap
-import os
 import signal
-import socket
 import struct
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sspruning.execution import worker
 
 __all__ = ["DIED", "TIMEOUT", "DecodeWatch"]
 
@@ -22,7 +22,7 @@ DIED, TIMEOUT = "decoder_died", "decode_timeout"
 DEATHS = 2
 """Of workers at the same image before it is to blame: the first may have been killed for the memory of another."""
 ENTRY = struct.Struct("<dqq")
-"""Time at which the decode began, row + 1 (0 for none), deaths at that row."""
+"""Time of day at which the decode began (the next attempt may be another machine's), row + 1 (0 for none), deaths."""
 SKIPPED = struct.Struct("<qq")
 """Row + 1, and whether it was a timeout."""
 SKIPS = 64  # images of one shard that can be told so
@@ -38,12 +38,12 @@ class DecodeWatch:
         """Take over what an earlier attempt left in ``folder``, if any. For worker processes only.
 
         Args:
-            folder: where the file lies; it is a temporary one of the process that hands out the work.
+            folder: where the file lies; it is a temporary one of the process that hands out the work, wherever that is.
             shard_id: name of the shard.
             timeout_s: seconds that one image may take. This process dies then, and the next attempt skips the image.
         """
-        host = socket.gethostname().replace(".", "-")
-        self._path = folder / f".{shard_id}.decoding.tmp.{host}.{os.getppid()}.0"
+        owner = worker.owner() or worker.Owner.here()
+        self._path = folder / f".{shard_id}.decoding.tmp.{owner.host.replace('.', '-')}.{owner.pid}.0"
         self._timeout_s = timeout_s
         size = ENTRY.size + SKIPS * SKIPPED.size
         with self._path.open("a+b") as stream:
@@ -53,7 +53,8 @@ class DecodeWatch:
         began, row, deaths = ENTRY.unpack_from(self._map)
         self.skips = {r - 1: TIMEOUT if late else DIED for r, late in SKIPPED.iter_unpack(self._map[ENTRY.size :]) if r}
         self._row, self._deaths = row, deaths + 1 if row else 0
-        if row and time.monotonic() - began >= timeout_s:
+        died_at = worker.died_at() or time.time()  # before this worker was started and had loaded its encoder
+        if row and died_at - began >= timeout_s:
             self._skip(row, TIMEOUT)
         elif row and self._deaths >= DEATHS:
             self._skip(row, DIED)
@@ -67,7 +68,7 @@ class DecodeWatch:
     def decoding(self, row: int) -> Generator[None]:
         """Around the decode of one image, in the main thread of a process. Cost: 3 microseconds."""
         deaths = self._deaths if row + 1 == self._row else 0
-        ENTRY.pack_into(self._map, 0, time.monotonic(), row + 1, deaths)
+        ENTRY.pack_into(self._map, 0, time.time(), row + 1, deaths)
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s)  # unhandled, so it ends even a decoder written in C
         try:
             yield

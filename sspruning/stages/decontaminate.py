@@ -24,6 +24,7 @@ from sspruning.stages.embed import embed
 from sspruning.stages.nearest import nearest_rows
 from sspruning.storage.atomic import write_bytes
 from sspruning.storage.corpus import Corpus
+from sspruning.storage.digests import is_whole
 from sspruning.storage.sources import same_place
 from sspruning.storage.store import Store
 
@@ -215,7 +216,7 @@ def compare(
             "threshold": threshold,
         }
     )
-    known = _known(output, mark)
+    known = _known(output, mark) if is_whole(evals.path / "nearest") else None
     if known is not None:
         return known
     highest, lowest, hits = list[_Hit](), list[_Hit](), list[tuple[I64, np.ndarray]]()

@@ -1,8 +1,9 @@
-"""Shards to store: one part for each shard, in any number of workers, resumable after any kill."""
+"""Shards to store: one part for each shard, in any number of workers and tasks, resumable after any kill."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,16 +13,19 @@ from sspruning.config import Config, CorpusConfig, default_workers
 from sspruning.errors import StoreError
 from sspruning.execution import Executor, StageSpec, Task
 from sspruning.progress import Progress, SilentProgress
-from sspruning.records import EmbedReport, EncoderSpec, JSONValue
+from sspruning.records import EmbedReport, EncoderSpec, JSONValue, ShardRef
 from sspruning.stages.embed_shard import Limits
 from sspruning.stages.fill import check_space, explained, fill, limits_of, pending_shards, report_of, store_settings
-from sspruning.storage.atomic import file_sha256, read_json, write_json
+from sspruning.stages.finish import finish
+from sspruning.stages.share import WHOLE, Share
+from sspruning.storage.atomic import file_sha256, json_bytes, write_json
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import Store
 
 __all__ = ["embed", "estimated_seconds"]
 
 WORKER = "sspruning.stages.embed_shard:EmbedWorker"
+SHOWN = 3  # shards that a note names
 MEASURED_RATE = 1500.0  # samples/s on one core, shipped encoder, CIFAR-10; for estimates before anything ran
 
 
@@ -62,14 +66,11 @@ def _request(spec: EncoderSpec, limits: Limits) -> dict[str, JSONValue]:
 
 def _same_request(store: Store, spec: EncoderSpec, limits: Limits) -> bool:
     """True if the store was made by this very request, checkpoint content included."""
-    with suppress(StoreError):
-        recorded = read_json(store.path / "request.json")
-        wanted = _request(spec, replace(limits, suffixes=cast("tuple", list(limits.suffixes))))
-        if recorded != wanted:
-            return False
-        identity = cast("dict[str, JSONValue]", store.settings["encoder"])
-        return spec.checkpoint is None or file_sha256(Path(spec.checkpoint)) == identity.get("weights_sha256")
-    return False
+    path = store.path / "request.json"
+    if not path.exists() or path.read_bytes() != json_bytes(_request(spec, limits)):
+        return False
+    identity = cast("dict[str, JSONValue]", store.settings["encoder"])
+    return spec.checkpoint is None or file_sha256(Path(spec.checkpoint)) == identity.get("weights_sha256")
 
 
 def _pinned(spec: EncoderSpec, identity: JSONValue) -> EncoderSpec:
@@ -91,6 +92,29 @@ def _describe(executor: Executor, work: StageSpec) -> dict[str, JSONValue]:
     return cast("dict[str, JSONValue]", outcomes[0].value)
 
 
+def _created(
+    store_path: Path, spec: EncoderSpec, wanted: EncoderSpec, limits: Limits, executor: Executor
+) -> tuple[Store, EncoderSpec, list[str]]:
+    """The store, the encoder as its workers shall build it, and notes about it."""
+
+    def describe(asked: EncoderSpec) -> tuple[EncoderSpec, dict[str, JSONValue]]:
+        facts = _describe(executor, StageSpec(WORKER, {"spec": asked, "limits": limits, "store": str(store_path)}))
+        return _pinned(asked, facts["identity"]), facts
+
+    wanted, facts = describe(wanted)
+    try:
+        store = Store.create(store_path, store_settings(facts, limits))
+    except StoreError:
+        pinned = _pinned(spec, Store(store_path).settings["encoder"])
+        if pinned in {spec, wanted}:
+            raise
+        # a task that began at the same time was first, and its probe came to another number type
+        wanted, facts = describe(pinned)
+        store = Store.create(store_path, store_settings(facts, limits))
+    write_json(store.path / "request.json", _request(spec, limits))
+    return store, wanted, cast("list[str]", facts["notes"])
+
+
 def embed(
     corpus: Corpus,
     store_path: Path,
@@ -101,8 +125,10 @@ def embed(
     *,
     verify_inputs: bool = False,
     n_total: int | None = None,
+    share: Share = WHOLE,
+    look_again: Callable[[], Corpus] | None = None,
 ) -> EmbedReport:
-    """`EmbedReport` of a store that now holds a part for every sound shard of the corpus.
+    """`EmbedReport` of a store that now holds a part for every sound shard of the corpus, or of this task's share.
 
     Shards whose content and settings have a committed part are left alone. A damaged shard, or one whose worker dies
     three times or exceeds the time limit, is quarantined and the others are done.
@@ -115,27 +141,41 @@ def embed(
         executor: where the work runs.
         progress: told after each shard.
         verify_inputs: hash every input again instead of trusting size and modification time.
-        n_total: samples of the whole corpus where known, for the progress bar.
+        n_total: samples of the share where known, for the progress bar.
+        share: which shards are done here; other tasks do theirs in the same store, at the same time or not.
+        look_again: the corpus anew, if ``corpus`` may have old sizes and times of shards of other tasks.
 
     Raises:
         StoreError: the store was made with other settings.
         UsageError, MachineError: the encoder cannot be built, or the machine gave up.
     """
     progress = progress or SilentProgress()
-    limits = limits_of(config)
-    exists = (store_path / "store.json").exists()
-    wanted = _pinned(spec, Store(store_path).settings["encoder"]) if exists else spec
-    pending = pending_shards(store_path, corpus, verify_inputs=verify_inputs)
+    limits, own = limits_of(config), share.of(corpus)
+    if not own.shards:
+        return EmbedReport(n_shards=0, n_samples=0, n_embedded=0, skipped={}, quarantined={}, done_now=0)
+    made = Store.at(store_path)
+    wanted = spec if made is None else _pinned(spec, made.settings["encoder"])
+    pending = pending_shards(store_path, own, verify_inputs=verify_inputs)
     notes: list[str] = []
-    if pending or not _same_request(Store(store_path), spec, limits):
-        check_space(store_path, corpus)
-        facts = _describe(executor, StageSpec(WORKER, {"spec": wanted, "limits": limits, "store": str(store_path)}))
-        wanted = _pinned(wanted, facts["identity"])
-        notes = cast("list[str]", facts["notes"])
-        store = Store.create(store_path, store_settings(facts, limits))
-        write_json(store.path / "request.json", _request(spec, limits))
-        pending = pending_shards(store_path, corpus, verify_inputs=verify_inputs)
+    if made is None or pending or not _same_request(made, spec, limits):
+        check_space(store_path, own)
+        _, wanted, notes = _created(store_path, spec, wanted, limits, executor)
+        if made is None:  # parts may be there all the same
+            pending = pending_shards(store_path, own, verify_inputs=verify_inputs)
     store = Store(store_path)
     work = StageSpec(WORKER, {"spec": wanted, "limits": limits, "store": str(store_path)})
-    fill(store, corpus, pending, work, executor, progress, n_total=n_total, stage="embed")
-    return report_of(store, corpus, len(pending), notes)
+    fill(store, corpus, pending, work, executor, progress, n_total=n_total, stage="embed", share=share)
+    left = [] if share.task is None else finish(store, look_again or (lambda: corpus), check_keys=_keys_unknown(config))
+    return report_of(store, corpus, len(pending), [*notes, *_left_in_words(left)], share, len(left))
+
+
+def _keys_unknown(config: CorpusConfig) -> bool:
+    """True if keys have to be unique, and tasks could compare those of their own shards only."""
+    return config.preflight and config.repeated_keys == "refuse"
+
+
+def _left_in_words(left: list[ShardRef]) -> list[str]:
+    if not left:
+        return []
+    shown = ", ".join(shard.shard_id for shard in left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
+    return [f"left to other tasks: {len(left):,} shards ({shown})"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 
 from sspruning.encoders import Encoder, build_encoder
 from sspruning.encoders.images import ImageError, decode_with_defects
+from sspruning.execution import worker
 from sspruning.records import EncoderSpec, JSONValue, ShardRef
 from sspruning.stages.decode_watch import DecodeWatch
 from sspruning.stages.inspect import key_hash
@@ -261,7 +261,7 @@ class EmbedWorker:
 
     def _embedded(self, shard: ShardRef) -> tuple[PartData, str, dict[str, int]]:
         """What `embed_shard` returns; an image that stops a worker of one thread is skipped at the next attempt."""
-        if self._pool is not None or multiprocessing.parent_process() is None:
+        if self._pool is not None or worker.owner() is None:
             return embed_shard(shard, self._encoder, self._limits, self._pool)
         watch = DecodeWatch(Path(self._store_path, "parts"), shard.shard_id, self._limits.decode_timeout_s)
         try:
@@ -274,14 +274,14 @@ def _one_thread() -> None:
     """Keep torch on one thread in worker processes: parallelism comes from the number of workers."""
     import sys
 
-    if "torch" in sys.modules and multiprocessing.parent_process() is not None:
+    if "torch" in sys.modules and worker.owner() is not None:
         sys.modules["torch"].set_num_threads(1)
 
 
 def _bound_memory(extra: int) -> None:
     """Let this worker process allocate ``extra`` bytes more than now; decoders then fail, and the image is skipped."""
     status = Path("/proc/self/status")
-    if not extra or multiprocessing.parent_process() is None or not status.exists():
+    if not extra or worker.owner() is None or not status.exists():
         return
     import resource
 

@@ -241,7 +241,7 @@ def _balancing(rows: Rows) -> np.ndarray:
 def order(rows: Rows, *, first: str = "easy") -> Iterator[bytes]:
     """Columns `key` and `score` of the kept samples as a curriculum, for ``.parquet`` or ``.tsv`` (with a header line).
 
-    Equal scores stand in the order of `rank`.
+    Equal scores stand in the order of `rank`, in a selection without ranks in store order.
 
     Args:
         rows: the selection.
@@ -253,12 +253,12 @@ def order(rows: Rows, *, first: str = "easy") -> Iterator[bytes]:
     suffix = rows.want_suffix(".parquet", ".tsv")
     if first not in {"easy", "hard"}:
         raise UsageError(f"order with first {first!r}; known: easy, hard")
-    tables = [table.filter(pa.array(kept)) for table, kept in rows.groups("key", "score", "rank")]
-    name, score, rank = (pa.concat_tables(tables).column(column) for column in ("key", "score", "rank"))
-    del tables
-    name = name.cast(pa.large_string()).combine_chunks()
-    score, rank = score.to_numpy(), rank.to_numpy()
-    placed = np.lexsort((rank, score if first == "easy" else -score))
+    columns = ("key", "score", "rank") if rows.facts.ranked else ("key", "score")
+    table = pa.concat_tables([table.filter(pa.array(kept)) for table, kept in rows.groups(*columns)])
+    name = table.column("key").cast(pa.large_string()).combine_chunks()
+    score, *rank = (table.column(column).to_numpy() for column in columns[1:])
+    del table
+    placed = np.lexsort((*rank, score if first == "easy" else -score))
     rows.written += len(placed)
 
     def blocks() -> Iterator[pa.Table]:

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -18,8 +17,11 @@ from sspruning.execution import Executor, Outcome, StageSpec, Task
 from sspruning.progress import Progress
 from sspruning.records import EmbedReport, JSONValue, ShardRef
 from sspruning.stages.embed_shard import Limits
-from sspruning.storage.atomic import read_json, sweep
+from sspruning.stages.finish import record_corpus
+from sspruning.stages.share import WHOLE, Share
+from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import Corpus
+from sspruning.storage.lost_parts import why_pending
 from sspruning.storage.store import CommitRecord, Store
 
 __all__ = [
@@ -50,10 +52,10 @@ def limits_of(config: CorpusConfig) -> Limits:
 
 
 def pending_shards(store_path: Path, corpus: Corpus, *, verify_inputs: bool = False) -> list[ShardRef]:
-    """Shards without an up-to-date part in the store, in corpus order; all of them if there is no store."""
-    if not (store_path / "store.json").exists():
+    """Shards without an up-to-date part in the store, in corpus order; all of them if there is no sound store."""
+    store = Store.at(store_path)
+    if store is None:
         return list(corpus.shards)
-    store = Store(store_path)
     return [shard for shard in corpus.shards if store.committed(shard, verify_content=verify_inputs) is None]
 
 
@@ -67,43 +69,48 @@ def fill(
     *,
     n_total: int | None,
     stage: str,
+    share: Share = WHOLE,
 ) -> None:
     """Make the parts of the pending shards, and ``corpus`` the store's corpus.
 
     Args:
         store: where parts go.
         corpus: all shards.
-        pending: those that need work.
+        pending: those of the share that need work.
         work: what a worker does with one of them.
         executor: where it runs.
         progress: told after each shard.
-        n_total: samples of the whole corpus where known.
+        n_total: samples of the share where known.
         stage: what the work is called.
+        share: which shards are this task's; others are left to other tasks, which may be at work.
 
     Raises:
         SSPruningError: an outcome that says more about the machine or the request than about one shard.
     """
+    own = {shard.shard_id: shard for shard in share.of(corpus).shards}
     for folder in ("parts", "quarantine", "."):
         sweep(store.path / folder)
-    if 0 < len(pending) < len(corpus.shards):
-        progress.note(_redone(store, corpus, pending))
-    _record_corpus(store, corpus)
-    _touch(store, corpus)
-    left = None if n_total is None else n_total - sum(record.n_samples for record in store.records(refresh=True))
+    if 0 < len(pending) < len(own):
+        progress.note(_redone(store, len(own), pending))
+    record_corpus(store, corpus)
+    _touch(store, own)
     shards = {shard.shard_id: shard for shard in pending}
+    done = [] if n_total is None else store.records_of(own.keys() - shards.keys())
+    left = None if n_total is None else n_total - sum(record.n_samples for record in done)
     with progress.stage(stage, left, "samples") as ticker:
         for outcome in executor.run(work, _tasks(pending)):
             ticker.tick(_settle(store, outcome, shards))
     sweep(store.path / "parts")  # again: a worker of a killed run may have taken a moment to die
-    store.drop_stale_parts()
-    _record_manifest(store)
+    store.drop_stale_parts(store.records_of(own), own)
+    if share.task is None:
+        store.write_manifest()
 
 
-def _redone(store: Store, corpus: Corpus, pending: list[ShardRef]) -> str:
+def _redone(store: Store, of: int, pending: list[ShardRef]) -> str:
     """Which shards need work, and why, in words."""
-    shown = ", ".join(f"{shard.shard_id} ({store.why_pending(shard)})" for shard in pending[:SHOWN])
+    shown = ", ".join(f"{shard.shard_id} ({why_pending(store, shard)})" for shard in pending[:SHOWN])
     more = f" and {len(pending) - SHOWN:,} more" if len(pending) > SHOWN else ""
-    return f"{len(pending):,} of {len(corpus.shards):,} shards need work: {shown}{more}"
+    return f"{len(pending):,} of {of:,} shards need work: {shown}{more}"
 
 
 def explained(outcome: Outcome, what: str) -> SSPruningError:
@@ -160,29 +167,11 @@ def _settle(store: Store, outcome: Outcome, shards: dict[str, ShardRef]) -> int:
     return 0
 
 
-def _record_corpus(store: Store, corpus: Corpus) -> None:
-    """Make ``corpus`` the store's corpus; a file that says so already is left alone."""
-    with suppress(StoreError, TypeError, KeyError):
-        if tuple(store.shards().values()) == corpus.shards:
-            return
-    store.set_shards(corpus.shards)
-
-
-def _record_manifest(store: Store) -> None:
-    """Bring ``manifest.json`` up to date; a file that holds these records already is left alone."""
-    records = [asdict(record) for record in store.records(refresh=True)]
-    with suppress(StoreError):
-        if read_json(store.path / "manifest.json") == {"store": store.fingerprint, "parts": records}:
-            return
-    store.write_manifest()
-
-
-def _touch(store: Store, corpus: Corpus) -> None:
+def _touch(store: Store, own: dict[str, ShardRef]) -> None:
     """Forget quarantine entries of shards that are whole now."""
-    for shard in corpus.shards:
-        if store.committed(shard) is not None:
-            with suppress(FileNotFoundError):
-                (store.path / "quarantine" / f"{shard.shard_id}.json").unlink()
+    for path in (store.path / "quarantine").glob("*.json"):
+        if path.stem in own and store.committed(own[path.stem]) is not None:
+            path.unlink(missing_ok=True)
 
 
 def usable_folder(folder: Path) -> Path:
@@ -211,9 +200,12 @@ def check_space(store_path: Path, corpus: Corpus) -> None:
         )
 
 
-def report_of(store: Store, corpus: Corpus, attempted: int, notes: list[str]) -> EmbedReport:
-    """`EmbedReport`: counts of the whole store, checked against each other."""
-    records: list[CommitRecord] = store.records(refresh=True)
+def report_of(
+    store: Store, corpus: Corpus, attempted: int, notes: list[str], share: Share = WHOLE, n_left: int = 0
+) -> EmbedReport:
+    """`EmbedReport`: counts of the share, as a rule the whole store, checked against each other."""
+    own = {shard.shard_id for shard in share.of(corpus).shards}
+    records: list[CommitRecord] = store.records() if share.task is None else store.records_of(own)
     skipped: Counter[str] = Counter()
     for record in records:
         if record.n_samples != record.n_rows + sum(record.skipped.values()):
@@ -221,18 +213,19 @@ def report_of(store: Store, corpus: Corpus, attempted: int, notes: list[str]) ->
                 f"{store.part_path(record)}: samples are not embedded + skipped; delete it and embed again"
             )
         skipped.update(record.skipped)
-    quarantined = store.quarantined()
-    if len(records) + len(quarantined) != len(corpus.shards):
-        missing = {shard.shard_id for shard in corpus.shards} - {r.shard_id for r in records} - set(quarantined)
+    quarantined = {shard_id: problem for shard_id, problem in store.quarantined().items() if shard_id in own}
+    if len(records) + len(quarantined) != len(own):
+        missing = own - {record.shard_id for record in records} - quarantined.keys()
         raise StoreError(
             f"{store.path}: no part and no reason for shards {sorted(missing)[:5]}; run the same command again"
         )
     return EmbedReport(
-        n_shards=len(corpus.shards),
+        n_shards=len(own),
         n_samples=sum(record.n_samples for record in records),
         n_embedded=sum(record.n_rows for record in records),
         skipped=dict(sorted(skipped.items())),
         quarantined=quarantined,
-        done_now=attempted - sum(shard_id in quarantined for shard_id in quarantined),
+        done_now=attempted - len(quarantined),
         notes=notes,
+        n_left=n_left,
     )

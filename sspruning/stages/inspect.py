@@ -73,7 +73,7 @@ def inspect_corpus(
         allow_missing_end: accept archives without their end marker.
 
     Cost:
-        about 5 microseconds a sample and one read of the headers; 8 bytes of memory a sample.
+        about 5 microseconds a sample and one read of the headers; 17 bytes of memory a sample.
     """
     progress = progress or SilentProgress()
     found = Inspection(n_shards=len(corpus.shards), size_bytes=corpus.size_bytes)
@@ -120,8 +120,9 @@ def _inspect_shard(
 def _repeated(corpus: Corpus, hashes: list[np.ndarray], *, allow_missing_end: bool) -> list[str]:
     """Lines for keys that occur in several shards. Only when hashes repeat are keys read again."""
     everything = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
-    values, counts = np.unique(everything, return_counts=True)
-    suspects = set(values[counts > 1][:NAMED].tolist())
+    everything.sort()
+    again = everything[1:][everything[1:] == everything[:-1]]
+    suspects = set(np.unique(again)[:NAMED].tolist())
     if not suspects:
         return []
     places: dict[str, list[str]] = {}

@@ -16,6 +16,7 @@ from sspruning.progress import Progress
 from sspruning.records import F16, F32, F64, I64
 from sspruning.storage.artifacts import load_column, save_column
 from sspruning.storage.atomic import sweep
+from sspruning.storage.digests import drop_damaged, list_files
 from sspruning.storage.store import CommitRecord, Store
 
 __all__ = ["NEAREST_DTYPE", "NearestRows", "nearest_rows"]
@@ -114,6 +115,8 @@ def _improve(found: I64, best: F64, pairs: tuple[I64, I64, F64]) -> None:
 def nearest_rows(store: Store, others: Store, folder: Path, progress: Progress) -> Iterator[np.ndarray]:
     """`NEAREST_DTYPE` of the rows of each part, from its file in ``folder``, which is made if it is not there."""
     sweep(folder)
+    drop_damaged(folder)
+    paths: list[Path] = []
     content, search = others.content_fingerprint(), None
     with progress.stage("compare", store.n_rows, "samples") as ticker:
         for record in store.records():
@@ -125,8 +128,10 @@ def nearest_rows(store: Store, others: Store, folder: Path, progress: Progress) 
                 search = search or NearestRows(others)
                 found = _compared(store, record, search)
                 save_column(path, found)
+            paths.append(path)
             ticker.tick(record.n_rows)
             yield found
+    list_files(folder, paths)
 
 
 def _compared(store: Store, record: CommitRecord, search: NearestRows) -> np.ndarray:

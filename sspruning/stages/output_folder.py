@@ -12,7 +12,9 @@ from sspruning.errors import StoreError, UsageError
 from sspruning.records import JSONValue, ShardRef
 from sspruning.stages.fill import usable_folder
 from sspruning.stages.sidecars import META, VERSION, WORKING, inside, manifest_path, read_manifest
+from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json
+from sspruning.storage.digests import read_with_digest
 from sspruning.storage.output_place import MANIFEST, LocalPlace, OutputPlace, place_of
 from sspruning.storage.remote_place import try_out
 from sspruning.storage.store import Store
@@ -65,7 +67,7 @@ def _folder_of(path: str) -> str:
     return path.rpartition("/")[0] if is_url(path) else str(Path(path).resolve().parent)
 
 
-def refuse_bad_output(store: Store, place: OutputPlace, shards_mark: str, *, overwrite: bool) -> None:
+def refuse_bad_output(store: Store, place: OutputPlace, selection: str, shards_mark: str, *, overwrite: bool) -> None:
     """Refuse outputs that would harm something; with ``overwrite``, shards of another selection are removed.
 
     Shards of the same selection and settings may stay: they are gone on with, whatever index files are asked for.
@@ -73,6 +75,7 @@ def refuse_bad_output(store: Store, place: OutputPlace, shards_mark: str, *, ove
     Args:
         store: the store that is written from.
         place: where the output goes, opened.
+        selection: fingerprint of what is written.
         shards_mark: fingerprint of the shards that shall stand there.
         overwrite: remove others.
 
@@ -89,6 +92,8 @@ def refuse_bad_output(store: Store, place: OutputPlace, shards_mark: str, *, ove
         if not place.is_begun() and place.tars():
             raise UsageError(f"{place}: holds .tar files that sspruning did not write; name another folder")
         return
+    if _without_damaged_manifest(place, selection, overwrite=overwrite):
+        return
     content = cast("dict[str, JSONValue]", read_json(manifest_path(output)))
     if content.get("format_version") == VERSION and content.get("shards_fingerprint") == shards_mark:
         return
@@ -96,6 +101,31 @@ def refuse_bad_output(store: Store, place: OutputPlace, shards_mark: str, *, ove
         what = "of another selection" if content.get("format_version") == VERSION else "that another release wrote"
         raise UsageError(f"{place}: holds shards {what}; name another folder, or give --overwrite")
     clear_output(place)
+
+
+def _without_damaged_manifest(place: OutputPlace, selection: str, *, overwrite: bool) -> bool:
+    """True if a damaged manifest was removed: the output is then one that is not finished.
+
+    Raises:
+        UsageError: the shards may be of another selection, and ``overwrite`` was not given.
+    """
+    problem = f"{place}/{MANIFEST}: damaged (not a manifest)"
+    try:
+        if "format" in read_with_digest(manifest_path(place.folder)):
+            return False
+    except StoreError as error:
+        problem = str(error)
+    if not overwrite and not _is_of(place.folder, selection):
+        raise UsageError(f"{problem}; --overwrite writes the shards again, whatever they are of")
+    place.remove([MANIFEST])
+    return True
+
+
+def _is_of(output: Path, selection: str) -> bool:
+    """True if the selection beside the shards says that it is this one."""
+    with suppress(StoreError):
+        return SelectionFile.open(output / META / "selection.parquet").selection.fingerprint == selection
+    return False
 
 
 def clear_output(place: OutputPlace) -> None:

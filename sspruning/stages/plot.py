@@ -146,7 +146,10 @@ def _map(figure: Figure, place: Place, numbers: Numbers) -> None:
 
 def _sweep(figure: Figure, place: Place, numbers: Numbers) -> None:
     if place.file is None or not choice_of(place.file.selection).nested:
-        raise UsageError("other fractions cannot be read off this selection (not nested); `sspruning sweep` makes them")
+        raise UsageError(
+            "other fractions cannot be read off this selection (not nested, or without ranks); "
+            "`sspruning sweep` makes them"
+        )
     stops, curves = numbers.counts.stops, numbers.curves
     wanted = (
         ("balance of clusters", curves.balance),

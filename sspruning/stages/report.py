@@ -48,6 +48,10 @@ __all__ = ["ReportFile", "report"]
 
 MAP_CLUSTERS = 600
 MAP_PICTURES = 48
+NO_RANKS = (
+    "This selection is of so many images that they were chosen without ranks: images in the order of keeping and at "
+    "the cut are not shown, and for other fractions select again with --keep-fraction."
+)
 TIMES_BYTES = 1 << 16  # by which two pages that differ in times alone may differ in size
 
 
@@ -141,6 +145,8 @@ def gather(path: Path, place: Place, pruned: str | Path | None, progress: Progre
         return base, 0
     choice = choice_of(selection)
     base = replace(base, choice=choice, command=make_command(path, choice, place.workspace))
+    if not choice.ranked:
+        base = replace(base, notes=[*base.notes, NO_RANKS])
     if selection.n_embedded == 0:
         return base, 0
     with progress.stage("count", selection.n_embedded, "samples") as ticker:

@@ -23,7 +23,7 @@ from sspruning.progress import Ticker
 from sspruning.records import I64
 from sspruning.reporting.contents import Picture
 from sspruning.reporting.words import cut
-from sspruning.stages.report_numbers import groups_with_rows
+from sspruning.stages.report_numbers import groups_with_rows, ranks_of
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.parts import PartReader
 from sspruning.storage.samples import split_name
@@ -79,7 +79,7 @@ class _Source:
         """At most these bytes of the shard; fewer where it ends."""
         try:
             return b"" if self._source is None else self._source.read(start, size)
-        except (ShardError, MachineError):
+        except (OSError, ShardError, MachineError):
             return b""
 
 
@@ -136,6 +136,8 @@ def read_pictures(
     for record, group in zip(records, groups_with_rows(file, columns), strict=True):
         own = wanted[np.searchsorted(wanted, at) : np.searchsorted(wanted, at + record.n_rows)] - at
         if len(own):
+            ranks = pa.array(ranks_of(file.selection, group))
+            group = group.set_column(columns.index("rank"), "rank", ranks)
             for place, picture in zip(
                 own.tolist(), _of_shard(store, shards[record.shard_id].path, record, group, own), strict=True
             ):

@@ -20,7 +20,16 @@ from sspruning.stages.select import DUPLICATE_OF
 from sspruning.stages.sweep import TAIL, balance_score
 from sspruning.storage.artifacts import SelectionFile
 
-__all__ = ["Numbers", "choice_of", "count_clusters", "count_selection", "groups_with_rows", "make_stops", "twin_hashes"]
+__all__ = [
+    "Numbers",
+    "choice_of",
+    "count_clusters",
+    "count_selection",
+    "groups_with_rows",
+    "make_stops",
+    "ranks_of",
+    "twin_hashes",
+]
 
 FEWEST_BINS, MOST_BINS = 8, 60
 FINER = 20  # narrow bins to a bin: to say where kept and dropped samples part
@@ -52,6 +61,7 @@ def choice_of(selection: Selection) -> Choice:
         balance=float(cast("float", settings.get("balance", 0.0))),
         floor=str(settings.get("floor")),
         nested=bool(settings.get("nested")),
+        ranked=selection.ranked,
         n_survivors=selection.n_embedded - sum(taken.values()),
         settings=settings,
     )
@@ -89,6 +99,16 @@ def groups_with_rows(file: SelectionFile, columns: list[str]) -> Iterator[pa.Tab
     return (group for group in file.groups(columns) if group.num_rows)
 
 
+def ranks_of(selection: Selection, group: pa.Table) -> I64:
+    """Column ``rank`` of a table that has ``kept`` too.
+
+    Where a selection has no ranks: 0 for what it keeps, n_kept for what it drops, which tells them apart and no more.
+    """
+    if selection.ranked:
+        return group.column("rank").to_numpy()
+    return np.where(group.column("kept").to_numpy(), 0, selection.n_kept)
+
+
 def _range(file: SelectionFile) -> tuple[F64, float, bool]:
     """Borders of the score bins, the score that the hardest hundredth reaches, and if scores lie beyond the borders."""
     n = file.selection.n_embedded
@@ -120,11 +140,11 @@ class _Tally:
     """(s + 1,) float64 sum of the scores, by the first stop that keeps them."""
     in_tail: I64
 
-    def add(self, group: pa.Table) -> None:
+    def add(self, group: pa.Table, ranks: I64) -> None:
         """Count the rows of one shard."""
         score = group.column("score").to_numpy()
         columns = len(self.stops.counts) + 1
-        first = np.searchsorted(self.stops.counts, group.column("rank").to_numpy(), side="right")
+        first = np.searchsorted(self.stops.counts, ranks, side="right")
         n_bins = len(self.finely)
         bins = np.clip(np.searchsorted(self.edges, score, side="right") - 1, 0, n_bins - 1)
         self.finely += np.bincount(bins * columns + first, minlength=n_bins * columns).reshape(n_bins, columns)
@@ -180,7 +200,7 @@ def count_selection(file: SelectionFile, choice: Choice, k: int, ticker: Ticker)
     reasons: Counter[str] = Counter()
     twins = []
     for group in groups_with_rows(file, ["score", "centroid", "rank", "kept", "reason"]):
-        tally.add(group)
+        tally.add(group, ranks_of(selection, group))
         twins.append(twin_hashes(group)[0])
         words, codes = _coded(group)
         dropped = np.bincount(codes[~group.column("kept").to_numpy()], minlength=len(words)).tolist()

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sspruning.records import F64, I64, U64
 from sspruning.reporting.contents import Counts
-from sspruning.stages.report_numbers import groups_with_rows, twin_hashes
+from sspruning.stages.report_numbers import groups_with_rows, ranks_of, twin_hashes
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.store import Store
 
@@ -26,7 +26,7 @@ GROUPS = 12  # of copies; half of them the largest, the others drawn
 COPIES = 5  # of a group
 
 SMALLEST_SHOWN = 3  # members of a cluster that is worth a row of its own
-COLUMNS = ["centroid", "cosine_dist_to_cent", "score", "rank", "reason"]
+COLUMNS = ["centroid", "cosine_dist_to_cent", "score", "rank", "kept", "reason"]
 
 
 class _Best:
@@ -62,9 +62,11 @@ class ShownCluster:
     first_dropped: _Best = field(default_factory=lambda: _Best(AT_CUT))
 
     def add(self, distance: F64, rank: I64, row: I64, n_kept: int) -> None:
-        """Look at members of this cluster."""
+        """Look at members of this cluster; n_kept is 0 where ranks do not tell which are nearest to the cut."""
         self.nearest.add(distance, rank, row)
         self.farthest.add(-distance, rank, row)
+        if n_kept == 0:
+            return
         kept = rank < n_kept
         self.last_kept.add(-rank[kept].astype(np.float64), rank[kept], row[kept])
         self.first_dropped.add(rank[~kept].astype(np.float64), rank[~kept], row[~kept])
@@ -165,8 +167,9 @@ def choose_samples(store: Store, file: SelectionFile, clusters: dict[int, str], 
     Cost:
         one pass over the selection, one shard in memory; a pass over the keys' hashes if there are duplicates.
     """
-    n, n_kept = file.selection.n_embedded, file.selection.n_kept
-    wanted = np.unique(np.linspace(0, n - 1, min(n, ORDER)).round().astype(np.int64))
+    n, ranked = file.selection.n_embedded, file.selection.ranked
+    n_kept = file.selection.n_kept if ranked else 0
+    wanted = np.unique(np.linspace(0, n - 1, min(n, ORDER) if ranked else 0).round().astype(np.int64))
     places = np.full(len(wanted), -1, np.int64)
     typical, unusual = _Best(GALLERY), _Best(GALLERY)
     last_kept, first_dropped = _Best(GALLERY), _Best(GALLERY)
@@ -177,15 +180,16 @@ def choose_samples(store: Store, file: SelectionFile, clusters: dict[int, str], 
     for group in groups_with_rows(file, COLUMNS):
         row = np.arange(at, at + group.num_rows)
         at += group.num_rows
-        rank, score = group.column("rank").to_numpy(), group.column("score").to_numpy().astype(np.float64)
+        rank, score = ranks_of(file.selection, group), group.column("score").to_numpy().astype(np.float64)
         typical.add(score, rank, row)
         unusual.add(-score, rank, row)
-        kept = rank < n_kept
-        last_kept.add(-rank[kept].astype(np.float64), rank[kept], row[kept])
-        first_dropped.add(rank[~kept].astype(np.float64), rank[~kept], row[~kept])
-        place = np.minimum(np.searchsorted(wanted, rank), len(wanted) - 1)
-        hit = wanted[place] == rank
-        places[place[hit]] = row[hit]
+        if ranked:
+            kept = rank < n_kept
+            last_kept.add(-rank[kept].astype(np.float64), rank[kept], row[kept])
+            first_dropped.add(rank[~kept].astype(np.float64), rank[~kept], row[~kept])
+            place = np.minimum(np.searchsorted(wanted, rank), len(wanted) - 1)
+            hit = wanted[place] == rank
+            places[place[hit]] = row[hit]
         _add_members(group, row, rank, known, shown, n_kept)
         if copies:
             _add_copies(group, row, copies)

@@ -11,38 +11,41 @@ from typing import cast
 
 from sspruning.clusterers import CLUSTERERS
 from sspruning.clusterers.faiss_kmeans import import_faiss
-from sspruning.config import ClusterConfig, Config, SelectConfig, default_workers
+from sspruning.config import Config, SelectConfig, default_workers
 from sspruning.errors import DataError, StoreError
 from sspruning.execution import EXECUTORS, Executor, make_executor
-from sspruning.fingerprint import fingerprint, short
+from sspruning.fingerprint import short
 from sspruning.policies import POLICIES
 from sspruning.progress import Progress, SilentProgress
 from sspruning.records import EmbedReport, JSONValue, Manifest, Prototypes, Scores, Selection
 from sspruning.stages.advise import AUTO, Advice, advise, known_to_lose, observe
 from sspruning.stages.candidates import Scored
 from sspruning.stages.chain import check_chain
-from sspruning.stages.cluster import cluster, clustering_fingerprint
+from sspruning.stages.current_prototypes import drop_damaged, up_to_prototypes
 from sspruning.stages.drift import drift
 from sspruning.stages.embed import embed
 from sspruning.stages.output_folder import refuse_nested_output, usable_output
 from sspruning.stages.plan import make_plan
 from sspruning.stages.score import assignment_path, check_metric, score
 from sspruning.stages.select import select, selection_fingerprint
+from sspruning.stages.share import WHOLE, Share
+from sspruning.stages.shared_corpus import shared_corpus
 from sspruning.stages.sidecars import META
 from sspruning.stages.workspace import Workspace
 from sspruning.stages.write import write
-from sspruning.storage.artifacts import SelectionFile, load_prototypes, save_prototypes
+from sspruning.storage.artifacts import SelectionFile, score_path
 from sspruning.storage.atomic import sweep
 from sspruning.storage.corpus import open_corpus
+from sspruning.storage.digests import list_files
 from sspruning.storage.store import Store
 
 __all__ = [
     "RunResult",
-    "are_current",
     "executor_for",
-    "prototypes_mark",
     "prune",
     "up_to_advice",
+    "up_to_parts",
+    "up_to_scores",
     "up_to_selections",
 ]
 
@@ -52,11 +55,17 @@ def executor_for(config: Config, *folders: Path) -> Generator[Executor]:
     """The configured executor; its workers are stopped at the end of the block.
 
     Args:
-        config: section `execution`.
+        config: sections `execution`, and `encoder` for its device.
         folders: where workers write; at the end they are swept of what dead and stopped workers left unfinished.
     """
-    workers = config.execution.workers or default_workers(config.encoder.device)
-    executor = make_executor(config.execution.executor, workers, config.execution.timeout_s)
+    place, device = config.execution, config.encoder.device
+    workers = place.workers
+    if workers is None and place.executor != "ray":  # a cluster is counted when it is there
+        workers = default_workers(device)
+    gpus = place.num_gpus_per_worker
+    if gpus is None and device not in {"auto", "cuda"}:
+        gpus = 0
+    executor = make_executor(place.executor, workers, place.timeout_s, gpus_per_worker=gpus, address=place.ray_address)
     try:
         yield executor
     finally:
@@ -81,55 +90,40 @@ def check_names(config: Config) -> None:
         import_faiss()
 
 
-def prototypes_mark(store: Store, config: ClusterConfig) -> str:
-    """What prototypes depend on: all parts, and the settings that decide."""
-    return fingerprint({"content": store.content_fingerprint(), "cluster": clustering_fingerprint(config)})
+def up_to_parts(
+    folder: Path, config: Config, progress: Progress, share: Share = WHOLE, *, verify_inputs: bool = False
+) -> EmbedReport:
+    """`EmbedReport` of the store ``folder``, in which every sound shard of the share has its part now.
 
-
-def are_current(found: Prototypes, store: Store, config: ClusterConfig) -> bool:
-    """True if prototypes are the ones asked for, or may serve for more data."""
-    joins = config.reuse and found.info.get("settings") == clustering_fingerprint(config)
-    return joins or found.fingerprint == prototypes_mark(store, config)
-
-
-def _current_prototypes(workspace: Workspace, store: Store, config: ClusterConfig) -> Prototypes | None:
-    """Existing prototypes if they will do; None if they have to be made."""
-    if not workspace.prototypes.exists():
-        return None
-    try:
-        found = load_prototypes(workspace.prototypes)
-    except StoreError:
-        return None
-    return found if are_current(found, store, config) else None
-
-
-def _refuse_gaps(store: Store) -> None:
-    """Refuse a store with shards that have neither a part nor a reason: their samples would be left out in silence.
-
-    Raises:
-        StoreError: names them.
+    Args:
+        folder: made if missing.
+        config: sections `corpus`, `encoder` and `execution` are used.
+        progress: told after each shard.
+        share: which of the shards are done here.
+        verify_inputs: hash all inputs again instead of trusting size and modification time.
     """
-    settled = {record.shard_id for record in store.records()} | store.quarantined().keys()
-    missing = sorted(store.shards().keys() - settled)
-    if missing:
-        raise StoreError(
-            f"{store.path}: {len(missing)} of {len(store.shards())} shards are not embedded, such as {missing[0]}; "
-            "run `sspruning embed` again, it does only these"
+    corpus = shared_corpus(config.corpus.input, folder, share)
+    own, n_total, whole = share.of(corpus), None, share.task is None
+    if not whole:
+        progress.note(share.describe(corpus))
+    if own.shards:
+        n_total = make_plan(own, folder, config, progress, whole_run=False, whole_corpus=whole).n_in_shards
+    workspace = Workspace.of(folder)
+    with workspace.alone(share.task), executor_for(config, folder / "parts") as executor:
+        report = embed(
+            corpus,
+            folder,
+            config.encoder.spec(),
+            config.corpus,
+            executor,
+            progress,
+            verify_inputs=verify_inputs,
+            n_total=n_total,
+            share=share,
+            look_again=lambda: open_corpus(config.corpus.input),
         )
-
-
-def up_to_prototypes(workspace: Workspace, config: Config, progress: Progress, *, force: bool = False) -> Prototypes:
-    """`Prototypes` of the store as it is now, made only if those on disk were made from something else."""
-    store = Store(workspace.store)
-    _refuse_gaps(store)
-    found = None if force else _current_prototypes(workspace, store, config.cluster)
-    sweep(workspace.root)
-    if found is None:
-        if workspace.prototypes.exists():
-            progress.note("prototypes are made again: those that are there were made from other parts or settings")
-        found = cluster(store, config.cluster, progress, prototypes_mark(store, config.cluster))
-        save_prototypes(workspace.prototypes, found)
-    return found
+        workspace.save_config(config)
+    return report
 
 
 def up_to_scores(
@@ -137,14 +131,26 @@ def up_to_scores(
 ) -> tuple[Prototypes, Scores]:
     """Prototypes and `Scores` of the store as it is now."""
     check_metric(config.score)
-    prototypes = up_to_prototypes(workspace, config, progress)
+    prototypes = up_to_prototypes(workspace, config, executor, progress)
     workspace.sweep_scores()
     store = Store(workspace.store)
-    scores = score(store, prototypes, workspace.prototypes, workspace.scores, config.score, executor, progress)
+    scores = score(
+        store,
+        prototypes,
+        workspace.prototypes,
+        workspace.scores,
+        config.score,
+        executor,
+        progress,
+        device=config.cluster.device,
+    )
+    assignments = _assignments(store, scores, prototypes, config)
+    columns = [score_path(Path(scores.folder), record.shard_id) for record in store.records()]
+    list_files(workspace.scores, [*assignments.values(), *columns])
     known = set(prototypes.parts)
     old = {record.shard_id for record in store.records() if short(record.fingerprint) in known}
     if config.cluster.reuse and len(old) < len(store.records()):
-        found = drift(store, _assignments(store, scores, prototypes, config), old)
+        found = drift(store, assignments, old)
         progress.note(f"{found.n_new:,} new samples among {found.n_old:,} old ones: {found.verdict}: {found.reason}")
     return prototypes, scores
 
@@ -231,6 +237,7 @@ def up_to_selections(
         scored = Scored(store, prototypes, scores, assignments, config.model_copy(update={"select": chosen}))
         made = select(scored, missing, facts, progress)
         found.update({float(cast("float", one.settings["keep_fraction"])): one for one in made})
+    workspace.list_files(*missing.values())
     return prototypes, scores, [cast("Selection", found[f]) for f in paths]
 
 
@@ -262,6 +269,7 @@ def prune(config: Config, progress: Progress | None = None, *, overwrite: bool =
     workspace = Workspace(root, root / "store")
     folders = (*workspace.worked_in(), place.folder, place.folder / META / "shards")
     with workspace.alone(), executor_for(config, *folders) as executor:
+        drop_damaged(workspace, progress)
         workspace.save_config(config)
         embedded = embed(
             corpus, workspace.store, config.encoder.spec(), config.corpus, executor, progress, n_total=plan.n_in_shards

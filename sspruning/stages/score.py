@@ -59,7 +59,7 @@ def assignment_path(folder: Path, record: CommitRecord, prototypes: Prototypes, 
 class AssignWorker:
     """Built once in each worker: finds the two nearest prototypes of every row of a part."""
 
-    def __init__(self, *, store: str, prototypes: str, folder: str, distance: str, mark: str) -> None:
+    def __init__(self, *, store: str, prototypes: str, folder: str, distance: str, device: str, mark: str) -> None:
         """Load the prototypes and build the search index; ``mark`` tells one set of inputs from another."""
         del mark
         self._store = Store(store)
@@ -67,7 +67,7 @@ class AssignWorker:
         self._prototypes = load_prototypes(Path(prototypes))
         self._folder = Path(folder)
         self._distance = distance
-        self._search = NearestPrototypes(self._prototypes.centroids, cosine=distance == "cosine")
+        self._search = NearestPrototypes(self._prototypes.centroids, cosine=distance == "cosine", device=device)
 
     def __call__(self, payload: dict[str, JSONValue]) -> JSONValue:
         """Rows assigned in the part of the shard that the payload names."""
@@ -96,6 +96,7 @@ def _assign(
     distance: str,
     executor: Executor,
     progress: Progress,
+    device: str,
 ) -> None:
     """Make the assignment of every part that has none."""
     missing = [
@@ -106,6 +107,7 @@ def _assign(
         "prototypes": str(prototypes_path),
         "folder": str(folder),
         "distance": distance,
+        "device": device,
         "mark": fingerprint(
             [prototypes.fingerprint, store.content_fingerprint()]
         ),  # other inputs, another worker object
@@ -143,6 +145,8 @@ def score(
     config: ScoreConfig,
     executor: Executor,
     progress: Progress | None = None,
+    *,
+    device: str = "auto",
 ) -> Scores:
     """`Scores` of every embedded sample, larger = harder, as one column file a shard.
 
@@ -157,6 +161,7 @@ def score(
         config: metric, or table of imported scores, and geometry.
         executor: where assignments run.
         progress: told after each part.
+        device: where FAISS searches: auto, cpu or gpu; changes no bit of the scores.
 
     Raises:
         UsageError: unknown metric, or an import that names no usable file or column.
@@ -169,7 +174,7 @@ def score(
     check_metric(config)
     decisive = _decisive(config)
     assigned = scores_dir / "assignment"
-    _assign(store, prototypes, prototypes_path, assigned, config.distance, executor, progress)
+    _assign(store, prototypes, prototypes_path, assigned, config.distance, executor, progress, device)
     sizes = _cluster_sizes(store, prototypes, assigned, config.distance)
     mark = fingerprint(
         {
@@ -208,12 +213,11 @@ def _measure(
     low, high, total, distance_total = np.inf, -np.inf, 0.0, 0.0
     for record, rows in _assignments(store, prototypes, assigned, config.distance):
         path = score_path(folder, record.shard_id)
-        if config.metric == IMPORTED:
+        if config.metric == IMPORTED or path.exists():
             values = load_column(path, record.n_rows, np.dtype("<f4"))
         else:
-            values = _values(store, record, rows, sizes, config)
-        if not path.exists():
-            save_column(path, values.astype("<f4", copy=False))
+            values = _values(store, record, rows, sizes, config).astype("<f4", copy=False)
+            save_column(path, values)
         if len(values):
             low, high = min(low, float(values.min())), max(high, float(values.max()))
         total += float(values.sum(dtype=np.float64))

@@ -31,8 +31,8 @@ class Choosing:
 
     score: float
     """Larger = harder."""
-    rank: int
-    """Kept when more than this many samples are kept."""
+    rank: int | None
+    """Kept when more than this many samples are kept; None in a selection without ranks."""
     n_kept: int
     n_embedded: int
     kept: bool

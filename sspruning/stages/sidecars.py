@@ -9,8 +9,9 @@ from typing import Any, cast
 from sspruning.errors import StoreError
 from sspruning.records import JSONValue, Manifest, Output, OutputSample, OutputShard
 from sspruning.storage.artifacts import SelectionFile
-from sspruning.storage.atomic import file_sha256, read_json, write_bytes, write_json, write_stream
-from sspruning.storage.output_place import WORKING, OutputPlace
+from sspruning.storage.atomic import read_json, write_bytes, write_json, write_stream
+from sspruning.storage.digests import DIGEST, changed_at, damaged, fits_digest, read_with_digest, with_digest
+from sspruning.storage.output_place import WORKING, LocalPlace, OutputPlace
 from sspruning.storage.pruned import META
 from sspruning.trainers import TRAINERS, Files
 
@@ -19,11 +20,13 @@ __all__ = [
     "SOURCES",
     "VERSION",
     "WORKING",
+    "digests_here",
     "inside",
     "manifest_path",
     "output_from",
     "output_of",
     "read_manifest",
+    "read_sources",
     "record_name",
     "record_path",
     "up_to_date",
@@ -74,8 +77,8 @@ def read_manifest(output: Path) -> dict[str, Any]:
     path = manifest_path(output)
     if not path.exists():
         raise StoreError(f"{output}: no finished pruned shards here ({path} is missing); `sspruning write` makes them")
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_with_digest(path)
+    if content.get("format") != FORMAT:
         raise StoreError(f"{path}: not a manifest that sspruning wrote; write the output into another folder")
     version = content.get("format_version")
     if version != VERSION:
@@ -113,21 +116,18 @@ def up_to_date(place: OutputPlace, mark: str) -> Manifest | None:
     """The manifest of a finished output with this fingerprint; None if any file is missing or not what it was.
 
     Cost:
-        shards are known by their size; all other files are read.
+        files that were changed after the manifest are read.
     """
     output = place.folder
     if not manifest_path(output).exists():
         return None
     content = read_manifest(output)
-    if content["fingerprint"] != mark:
+    if content["fingerprint"] != mark or DIGEST not in content or not _has_sources(output):
         return None
-    try:
-        shards = content["shards"]
-        whole = all(inside(output, one["name"]) and place.size(one["name"]) == one["size"] for one in shards)
-        whole = whole and all(file_sha256(inside(output, name)) == sha256 for name, sha256 in content["files"].items())
-    except OSError:
+    if any(place.size(inside(output, shard["name"]).name) != shard["size"] for shard in content["shards"]):
         return None
-    if not whole:
+    digests = digests_here(place, {shard["name"]: shard["sha256"] for shard in content["shards"]} | content["files"])
+    if damaged(digests, manifest_path(output)):
         return None
     return Manifest(
         n_kept=content["n_kept"],
@@ -136,6 +136,36 @@ def up_to_date(place: OutputPlace, mark: str) -> Manifest | None:
         shards=content["shards"],
         path=str(place),
     )
+
+
+def digests_here(place: OutputPlace, digests: Mapping[str, str]) -> dict[Path, str]:
+    """sha256 of each file that is on this machine, by its path: shards behind a URL are not."""
+    remote = not isinstance(place, LocalPlace)
+    found = {inside(place.folder, name): sha256 for name, sha256 in digests.items()}
+    return {path: sha256 for path, sha256 in found.items() if not (remote and path.suffix == ".tar")}
+
+
+def read_sources(output: Path) -> list[dict[str, Any]]:
+    """`shard_id`, `path` and `sha256` of each source that gave a sample.
+
+    Raises:
+        StoreError: missing or damaged.
+    """
+    path = output / SOURCES
+    content = read_json(path)
+    if not isinstance(content, list) or not all(fits_digest(entry) for entry in content):
+        raise StoreError(f"{path}: damaged (a digest is not that of its entry); run the same command again")
+    return cast("list[dict[str, Any]]", content)
+
+
+def _has_sources(output: Path) -> bool:
+    """True unless the list of sources is missing or known to be damaged: it is read if changed after the manifest."""
+    try:
+        if changed_at(output / SOURCES) > manifest_path(output).stat().st_mtime_ns:
+            read_sources(output)
+    except (OSError, StoreError):
+        return False
+    return True
 
 
 def _write_files(output: Path, files: Files) -> dict[str, str]:
@@ -170,7 +200,9 @@ def write_sidecars(
         f"{META}/selection.parquet": write_stream(folder / META / "selection.parquet", _pieces(selection.path))[0],
         f"{META}/config.yaml": write_bytes(folder / META / "config.yaml", recipe.encode())[0],
     }
-    write_json(folder / SOURCES, sources)  # has paths, so the manifest, which has none, leaves it out
+    # has paths, so the manifest, which has none, leaves it out: each entry has its own digest
+    entries = [with_digest(cast("dict[str, JSONValue]", source)) for source in sources]
+    write_json(folder / SOURCES, cast("JSONValue", entries))
     for name in index:
         found.update(_write_files(folder, TRAINERS.resolve(name).files(output)))
     return found
@@ -178,7 +210,7 @@ def write_sidecars(
 
 def write_manifest(output: Path, facts: Mapping[str, JSONValue]) -> None:
     """Write the manifest, which comes last and makes the output count."""
-    write_json(manifest_path(output), {"format": FORMAT, "format_version": VERSION, **facts})
+    write_json(manifest_path(output), with_digest({"format": FORMAT, "format_version": VERSION, **facts}))
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from sspruning.errors import StoreError
 from sspruning.reporting.contents import Counts, Stops
 from sspruning.reporting.text_bars import text_bars
+from sspruning.stages.current_prototypes import are_current
 from sspruning.stages.report_numbers import groups_with_rows
-from sspruning.stages.run import are_current
 from sspruning.stages.workspace import Workspace
 from sspruning.storage.artifacts import SelectionFile, load_prototypes
+from sspruning.storage.lock import Holder, holders
 from sspruning.storage.store import Store
 
 __all__ = ["ScoreRange", "Status", "status"]
@@ -53,6 +54,8 @@ class Status:
     """In words: missing, or what it keeps."""
     histogram: list[ScoreRange] = field(default_factory=list)
     """Of the selection, smallest scores first; empty without one."""
+    at_work: list[str] = field(default_factory=list)
+    """Runs and tasks that hold a lock here, in words."""
     facts: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -89,7 +92,7 @@ def status(folder: Path) -> Status:
     """
     workspace = Workspace.of(folder)
     store = Store(workspace.store)
-    records = store.records()
+    records, shards = store.records(), store.shards()
     quarantined = store.quarantined()
     skipped: Counter[str] = Counter()
     for record in records:
@@ -101,9 +104,9 @@ def status(folder: Path) -> Status:
     return Status(
         store=workspace.store,
         encoder=f"{name or 'unknown'}, {store.dim} dimensions",
-        n_shards=len(store.shards()),
+        n_shards=len(shards),
         n_committed=len(records),
-        pending=[shard_id for shard_id in store.shards() if shard_id not in done and shard_id not in quarantined],
+        pending=[shard_id for shard_id in shards if shard_id not in done and shard_id not in quarantined],
         quarantined={key: value for key, value in quarantined.items() if key not in done},
         n_samples=sum(record.n_samples for record in records),
         n_embedded=sum(record.n_rows for record in records),
@@ -111,7 +114,14 @@ def status(folder: Path) -> Status:
         prototypes=_prototypes_in_words(workspace, store),
         selection=selection,
         histogram=histogram,
+        at_work=[_holder_in_words(holder) for holder in holders(workspace.root)],
     )
+
+
+def _holder_in_words(holder: Holder) -> str:
+    run = "a run" if holder.task is None else "task {} of {}".format(*holder.task)
+    state = {True: "at work", False: "dead, its lock counts no more", None: "at work, unless it was killed"}
+    return f"{run}: {state[holder.alive]} ({holder.who})"
 
 
 def _prototypes_in_words(workspace: Workspace, store: Store) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sspruning.errors import UsageError
 from sspruning.records import F32, I64, BoolArray
+from sspruning.stages.advise import order_statistics
 from sspruning.stages.select import DUPLICATE_OF
 from sspruning.storage.artifacts import SelectionFile
 
@@ -75,9 +76,20 @@ class _Tally:
 
 def _threshold(file: SelectionFile) -> float:
     """Score that the hardest hundredth of all samples reaches."""
-    score: F32 = file.column("score")
-    place = min(len(score) - 1, round((1 - TAIL) * len(score)))
-    return float(np.partition(score, place)[place])
+    n = file.selection.n_embedded
+    place = min(n - 1, round((1 - TAIL) * n))
+
+    def scores() -> Iterator[F32]:
+        return (group.column("score").to_numpy() for group in file.groups(["score"]))
+
+    [border] = order_statistics(scores, ((place + 0.5) / n,))
+    return border
+
+
+def _clusters(file: SelectionFile) -> int:
+    """Clusters as far as rows name them."""
+    numbers = (group.column("centroid").to_numpy() for group in file.groups(["centroid"]))
+    return max((int(own.max(initial=-1)) + 1 for own in numbers), default=0)
 
 
 def compare_selections(paths: Sequence[Path]) -> list[SweepRow]:
@@ -91,14 +103,14 @@ def compare_selections(paths: Sequence[Path]) -> list[SweepRow]:
         StoreError: a file that is no selection.
 
     Cost:
-        one pass over all files at once, one shard of each in memory, and 4 bytes a sample for the tail.
+        four passes over all files, one shard of each in memory; memory does not grow with the number of samples.
     """
     files = sorted((SelectionFile.open(path) for path in paths), key=lambda file: -file.selection.n_kept)
     if not files:
         raise UsageError("no selection to compare; name fractions such as 0.9,0.7,0.5")
     if len({(file.selection.settings.get("content"), file.selection.n_embedded) for file in files}) > 1:
         raise UsageError("these selections were not made from the same store; select again")
-    k = max(1, int(max(file.column("centroid").max(initial=0) for file in files)) + 1)
+    k = max(1, *map(_clusters, files))
     tallies = [_Tally(np.zeros(k, np.int64), np.zeros(k, np.int64)) for _ in files]
     limits = [_threshold(file) if file.selection.n_embedded else 0.0 for file in files]
     for groups in zip(*(file.groups(COLUMNS) for file in files), strict=True):
@@ -116,8 +128,8 @@ def _count(tally: _Tally, limit: float, group: pa.Table, larger: BoolArray | Non
     tally.kept += np.bincount(centroid[kept], minlength=len(tally.kept))
     tally.score_sum += float(score[kept].sum(dtype=np.float64))
     tally.tail += int((kept & (score >= limit)).sum())
-    words = group.column("reason").to_pylist()
-    tally.duplicates += sum(word.startswith(DUPLICATE_OF) for word in words)
+    words = group.column("reason").value_counts().to_pylist()
+    tally.duplicates += sum(word["counts"] for word in words if word["values"].startswith(DUPLICATE_OF))
     tally.shared += int(kept.sum() if larger is None else (kept & larger).sum())
     return kept
 

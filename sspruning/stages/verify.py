@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -15,46 +14,20 @@ from sspruning.progress import Progress, SilentProgress
 from sspruning.stages.inspect import key_hash
 from sspruning.stages.output_plan import groups_with_rows
 from sspruning.stages.rewrite import Piece, Rewriting, SourceSample, rewritten
-from sspruning.stages.sidecars import META, SOURCES, inside, manifest_path, read_manifest
+from sspruning.stages.sidecars import META, inside, manifest_path, read_manifest, read_sources
+from sspruning.stages.verify_store import NO_DIGEST, SHOWN, VerifyReport, verify_artefacts, verify_store
 from sspruning.storage.artifacts import SelectionFile
-from sspruning.storage.atomic import file_sha256, read_json
-from sspruning.storage.output_place import OutputPlace, fetched
+from sspruning.storage.atomic import file_sha256
+from sspruning.storage.digests import DIGEST
+from sspruning.storage.output_place import MANIFEST, OutputPlace, fetched
 from sspruning.storage.samples import Sample, ShardReader
 from sspruning.storage.sources import source_exists
-from sspruning.storage.store import Store
 
 __all__ = ["VerifyReport", "verify"]
 
-SHOWN = 20  # problems kept in full; the rest is counted
 PIECE_BYTES = 16 << 20
 COPIED = "samples equal to their source, byte for byte"
 REWRITTEN = "samples equal, byte for byte, to what their source becomes by the recorded settings"
-
-
-@dataclass(slots=True)
-class VerifyReport:
-    """What was proved, and what was found wrong."""
-
-    checked: dict[str, int] = field(default_factory=dict)
-    """How many of what were proved, in words."""
-    problems: list[str] = field(default_factory=list)
-    n_problems: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """True if nothing is wrong."""
-        return self.n_problems == 0
-
-    def problem(self, text: str) -> None:
-        """Count a problem; the first twenty are kept in words."""
-        self.n_problems += 1
-        if self.n_problems <= SHOWN:
-            self.problems.append(text)
-
-    def count(self, what: str, number: int = 1) -> None:
-        """Add to what was proved."""
-        self.checked[what] = self.checked.get(what, 0) + number
 
 
 def verify(folder: str | Path, progress: Progress | None = None) -> VerifyReport:
@@ -62,10 +35,11 @@ def verify(folder: str | Path, progress: Progress | None = None) -> VerifyReport
 
     For pruned shards: every file's sha256, the ledger, exactly the selected keys, and every sample's bytes against the
     source shard, read again, and rewritten again where members were renamed, left out or made. For a store: every
-    part's sha256 and its own invariants.
+    part's sha256 and its own invariants, and the digest of every other file, those made from the store included.
 
     Raises:
         UsageError: the folder is none of these.
+        StoreError: the output is not finished, or its manifest is damaged.
 
     Cost:
         reads everything once; 24 bytes of memory a kept sample.
@@ -77,19 +51,28 @@ def verify(folder: str | Path, progress: Progress | None = None) -> VerifyReport
             _verify_output(place, report, progress)
             return report
         if place.is_begun():
-            raise UsageError(
-                f"{folder}: the output is not finished (its manifest is missing); run the same `write` or `run` again"
+            raise StoreError(
+                f"{place}/{MANIFEST}: missing, so the output is not finished; run the same `write` or `run` again"
             )
     folder = Path(folder)
-    if (folder / "store.json").exists():
-        _verify_store(folder, report, progress)
-    elif (folder / "store" / "store.json").exists():
-        _verify_store(folder / "store", report, progress)
+    if _is_store(folder):
+        verify_store(folder, report, progress)
+        verify_artefacts(folder, report, progress)
+    elif _is_store(folder / "store"):
+        verify_store(folder / "store", report, progress)
+        for root in (folder, folder / "store"):
+            verify_artefacts(root, report, progress)
     else:
         raise UsageError(
             f"{place}: neither pruned shards nor a store; give the folder that `write`, `run` or `embed` made"
         )
     return report
+
+
+def _is_store(folder: Path) -> bool:
+    """True for a store, with or without its ``store.json``."""
+    names = ("store.json", "corpus.json", "manifest.json")
+    return (folder / "parts").is_dir() and any((folder / name).exists() for name in names)
 
 
 def _digest(reader: ShardReader, sample: Sample) -> bytes:
@@ -143,6 +126,8 @@ def _rule(folder: Path, content: dict) -> Rewriting:
 def _verify_output(place: OutputPlace, report: VerifyReport, progress: Progress) -> None:
     folder = place.folder
     content = read_manifest(folder)
+    if DIGEST not in content:
+        report.problem(f"{folder / META / 'manifest.json'}: {NO_DIGEST}")
     rule = _rule(folder, content)
     for name in sorted(place.tars() - {shard["name"] for shard in content["shards"]}):
         report.problem(f"{place}/{name}: not in the manifest")
@@ -153,7 +138,11 @@ def _verify_output(place: OutputPlace, report: VerifyReport, progress: Progress)
     known = _read_output(place, content, report, progress)
     if len(known.hashes) != content["n_kept"]:
         report.problem(f"{place}: {len(known.hashes)} samples in the shards, the manifest says {content['n_kept']}")
-    selection = SelectionFile.open(folder / META / "selection.parquet")
+    try:
+        selection = SelectionFile.open(folder / META / "selection.parquet")
+    except StoreError as error:
+        report.problem(f"{error}; run the same command again")
+        return
     if selection.selection.n_kept != content["n_kept"]:
         report.problem(
             f"{place}: the selection has {selection.selection.n_kept} samples, the manifest says {content['n_kept']}"
@@ -214,7 +203,7 @@ def _verify_sources(
     progress: Progress,
 ) -> None:
     """Compare every kept sample with its source shard, or, where that is gone, its key with the selection."""
-    sources = {entry["shard_id"]: entry for entry in cast("list[dict]", read_json(place.folder / SOURCES))}
+    sources = {entry["shard_id"]: entry for entry in read_sources(place.folder)}
     with progress.stage("sources", selection.selection.n_kept, "samples") as ticker:
         for table in groups_with_rows(selection, ["key", "shard", "kept", "centroid"]):
             kept = table.filter(table.column("kept"))
@@ -293,50 +282,3 @@ def _compare(
         report.problem(str(error))
     for key in sorted(centroids):
         report.problem(f"{path}: sample {key!r} is selected but not in its source any more")
-
-
-def _verify_store(folder: Path, report: VerifyReport, progress: Progress) -> None:
-    store = Store(folder)
-    records = {record.shard_id: record for record in store.records()}
-    quarantined = store.quarantined()
-    for shard_id in store.shards():
-        if shard_id not in records and shard_id not in quarantined:
-            report.problem(f"{folder}: shard {shard_id} has no part; run `sspruning embed` again")
-    for shard_id, problem in quarantined.items():
-        report.notes.append(f"{shard_id}: in quarantine, {problem}")
-    with progress.stage("parts", len(records), "parts") as ticker:
-        for record in records.values():
-            path = store.part_path(record)
-            if file_sha256(path) != record.sha256:
-                report.problem(
-                    f"{path}: content is not what its record says; delete it and run `sspruning embed` again"
-                )
-            else:
-                _check_part(store, record.shard_id, report)
-            ticker.tick()
-
-
-def _check_part(store: Store, shard_id: str, report: VerifyReport) -> None:
-    """Invariants of one part: unit rows, increasing row numbers, complete ledger."""
-    record = next(found for found in store.records() if found.shard_id == shard_id)
-    try:
-        with store.open_part(record) as part:
-            rows = part.column("row")
-            embedding = part.embedding().astype(np.float32)
-            length = np.linalg.norm(embedding, axis=1)
-            sound = (
-                bool((np.diff(rows.astype(np.int64)) > 0).all())
-                and bool((np.abs(length - 1) < 0.01).all())
-                and part.n_skipped == sum(record.skipped.values())
-                and record.n_samples == record.n_rows + part.n_skipped
-            )
-    except StoreError as error:
-        report.problem(str(error))
-        return
-    if not sound:
-        report.problem(
-            f"{store.part_path(record)}: rows or counts are inconsistent; delete it and run `sspruning embed` again"
-        )
-        return
-    report.count("parts with the recorded sha256 and sound rows")
-    report.count("embedded samples accounted for", record.n_rows)

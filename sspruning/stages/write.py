@@ -39,6 +39,7 @@ from sspruning.stages.sidecars import (
     META,
     SOURCES,
     WORKING,
+    digests_here,
     inside,
     manifest_path,
     output_from,
@@ -50,6 +51,7 @@ from sspruning.stages.sidecars import (
 )
 from sspruning.storage.artifacts import SelectionFile
 from sspruning.storage.atomic import read_json, sweep
+from sspruning.storage.digests import damaged
 from sspruning.storage.lock import alone_in
 from sspruning.storage.output_place import OutputPlace, place_of
 from sspruning.storage.store import Store
@@ -107,12 +109,12 @@ def write(
         DataError: a shard does not read back as it was planned.
         MachineError: no space, or no answer from where a URL leads.
     """
-    mark = write_fingerprint(selection.selection.fingerprint, config)
-    shards_mark = shards_fingerprint(selection.selection.fingerprint, config)
+    wanted = selection.selection.fingerprint
+    mark = write_fingerprint(wanted, config)
     progress = progress or SilentProgress()
     place = place_of(output, selection.path.parent)
     with place.opened() as note:
-        refuse_bad_output(store, place, shards_mark, overwrite=overwrite)
+        refuse_bad_output(store, place, wanted, shards_fingerprint(wanted, config), overwrite=overwrite)
         done = up_to_date(place, mark)
         if done is not None and not place.is_untidy():
             return done
@@ -249,7 +251,7 @@ def _tasks(
     for number, (start, stop) in enumerate(pairwise(borders)):
         name = SHARD_NAME.format(number)
         record = _finished(place, name, mark, known.get(name))
-        if record is not None and record.get("index") == config.index and _all_there(place.folder, record):
+        if record is not None and record.get("index") == config.index and _as_recorded(place, name, record):
             facts[name] = record
         else:
             tasks.append(Task(name, {"name": name, "start": start, "stop": stop, "known": cast("JSONValue", record)}))
@@ -277,6 +279,7 @@ def _finished(place: OutputPlace, name: str, mark: str, known: Mapping[str, Any]
     return None
 
 
-def _all_there(output: Path, record: Mapping[str, Any]) -> bool:
-    """True if the index files of a shard are there."""
-    return all(inside(output, name).is_file() for name in record["files"])
+def _as_recorded(place: OutputPlace, name: str, record: Mapping[str, Any]) -> bool:
+    """False if a shard or its index files are missing, or known not to be what the commit record says."""
+    digests = digests_here(place, {name: record["sha256"], **record["files"]})
+    return not damaged(digests, record_path(place.folder, name))

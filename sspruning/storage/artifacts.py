@@ -43,6 +43,7 @@ PROTOTYPES_FORMAT = "sspruning-prototypes"
 SELECTION_FORMAT = "sspruning-selection"
 PROTOTYPES_VERSION = 1
 SELECTION_VERSION = 2
+UNRANKED_VERSION = 3
 
 _UNREADABLE_COLUMN = (OSError, EOFError, MemoryError, SyntaxError, TokenError, TypeError, ValueError)
 """What numpy raises for damaged ``.npy`` files: their header is Python text."""
@@ -72,6 +73,14 @@ SELECTION_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+"""Of version 2."""
+
+UNRANKED_SCHEMA = SELECTION_SCHEMA.set(
+    SELECTION_SCHEMA.get_field_index("rank"), pa.field("rank", pa.int64(), nullable=True)
+)
+"""Of version 3, whose ranks are all null."""
+
+PLAIN = ("key", "row", "cosine_dist_to_cent", "score", "rank")  # columns whose values hardly repeat
 
 
 def save_prototypes(path: Path, prototypes: Prototypes) -> None:
@@ -184,11 +193,11 @@ class ParquetPieces(io.RawIOBase):
         return taken
 
 
-def _parquet_bytes(groups: Iterable[pa.Table], metadata: dict[str, JSONValue]) -> Iterator[bytes]:
+def _parquet_bytes(groups: Iterable[pa.Table], schema: pa.Schema) -> Iterator[bytes]:
     sink = ParquetPieces()
-    schema = SELECTION_SCHEMA.with_metadata({b"sspruning": canonical_json(metadata).encode()})
+    coded = [name for name in schema.names if name not in PLAIN]
     with pq.ParquetWriter(
-        pa.PythonFile(sink, mode="w"), schema, compression="zstd", write_page_checksum=True
+        pa.PythonFile(sink, mode="w"), schema, compression="zstd", write_page_checksum=True, use_dictionary=coded
     ) as writer:
         for group in groups:
             writer.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
@@ -203,13 +212,15 @@ def save_selection(path: Path, groups: Iterable[pa.Table], selection: Selection)
     """
     metadata: dict[str, JSONValue] = {
         "format": SELECTION_FORMAT,
-        "format_version": SELECTION_VERSION,
+        "format_version": SELECTION_VERSION if selection.ranked else UNRANKED_VERSION,
         "fingerprint": selection.fingerprint,
         "n_embedded": selection.n_embedded,
         "n_kept": selection.n_kept,
         "settings": selection.settings,
     }
-    write_stream(path, _parquet_bytes(groups, metadata))
+    schema = SELECTION_SCHEMA if selection.ranked else UNRANKED_SCHEMA
+    described = schema.with_metadata({b"sspruning": canonical_json(metadata).encode()})
+    write_stream(path, _parquet_bytes(groups, described))
     return replace(selection, path=str(path))
 
 
@@ -232,10 +243,12 @@ class SelectionFile:
             facts = json.loads((schema.metadata or {})[b"sspruning"])
             if facts["format"] != SELECTION_FORMAT:
                 raise StoreError(f"{path}: not a selection that sspruning wrote")
-            if facts["format_version"] != SELECTION_VERSION or not schema.equals(SELECTION_SCHEMA):
-                version = facts["format_version"]
+            version = facts["format_version"]
+            known = {SELECTION_VERSION: SELECTION_SCHEMA, UNRANKED_VERSION: UNRANKED_SCHEMA}
+            if version not in known or not schema.equals(known[version]):
                 raise StoreError(
-                    f"{path}: selection format {version!r}, this release reads {SELECTION_VERSION}; select again"
+                    f"{path}: selection format {version!r}, this release reads {SELECTION_VERSION} and "
+                    f"{UNRANKED_VERSION}; select again"
                 )
             kinds = {"n_embedded": int, "n_kept": int, "fingerprint": str, "settings": dict}
             if any(not isinstance(facts[key], kind) for key, kind in kinds.items()):
@@ -246,6 +259,7 @@ class SelectionFile:
                 fingerprint=facts["fingerprint"],
                 settings=facts["settings"],
                 path=str(path),
+                ranked=version == SELECTION_VERSION,
             )
         except FileNotFoundError as error:
             raise StoreError(f"{path}: no selection here; run `sspruning select`") from error

@@ -20,7 +20,16 @@ from typing import ParamSpec, TypeVar
 from sspruning.errors import MachineError, StoreError
 from sspruning.records import JSONValue
 
-__all__ = ["create_once", "file_sha256", "read_json", "sweep", "write_bytes", "write_json", "write_stream"]
+__all__ = [
+    "create_once",
+    "file_sha256",
+    "json_bytes",
+    "read_json",
+    "sweep",
+    "write_bytes",
+    "write_json",
+    "write_stream",
+]
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -133,10 +142,14 @@ def write_bytes(path: Path, data: bytes) -> tuple[str, int]:
     return write_stream(path, [data])
 
 
+def json_bytes(value: JSONValue) -> bytes:
+    """``value`` as `write_json` writes it."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: JSONValue) -> None:
     """Write ``value`` as sorted, indented JSON, whole or not at all."""
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, json_bytes(value))
 
 
 def create_once(path: Path, data: bytes) -> bool:

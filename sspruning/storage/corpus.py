@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sspruning.errors import UsageError
 from sspruning.records import ShardRef
-from sspruning.storage.remote import check_url, is_url, matching, names, stat
+from sspruning.storage.remote import check_url, is_url, matching, names, shown, stat
 
 __all__ = ["Corpus", "expand_inputs", "open_corpus"]
 
@@ -110,6 +110,7 @@ def _shards_in(folder: str) -> list[str]:
 
 
 def _expand_url(text: str) -> Iterator[str]:
+    check_url(text)
     for url in _braces(text):
         check_url(url)
         if any(character in url for character in WILDCARDS):
@@ -130,7 +131,7 @@ def _expand_url(text: str) -> Iterator[str]:
 def _refuse(text: str) -> None:
     """Refuse what is not a plain path."""
     if not text or "\0" in text or "\n" in text or "\r" in text:
-        raise UsageError(f"input {text!r}: empty, or with a NUL or line break in it")
+        raise UsageError(f"input {shown(text)!r}: empty, or with a NUL or line break in it")
     if text.startswith("-"):
         raise UsageError(f"input {text!r} starts with a dash; write ./{text} if the file is really called so")
     if text.startswith("pipe:"):
@@ -200,12 +201,8 @@ def _shard_ids(paths: Sequence[str]) -> list[str]:
 
     A name that is too long for the files that are called after it ends in a digest of the whole.
     """
-    return [
-        _short_id(name)
-        for name in _unique_names(
-            [Path("/" + path.partition("://")[2]) if is_url(path) else Path(path) for path in paths]
-        )
-    ]
+    folders = [Path("/" + path.partition("://")[2]) if is_url(path) else Path(path) for path in paths]
+    return [_short_id(name) for name in _unique_names(folders)]
 
 
 def _short_id(name: str) -> str:
@@ -241,7 +238,10 @@ def open_corpus(inputs: Sequence[str]) -> Corpus:
             that is not text.
         MachineError: a store refuses access or gives no answer, or a package is missing.
     """
-    paths = [path if is_url(path) else os.path.abspath(path) for path in expand_inputs(inputs)]  # noqa: PTH100 - keep symbolic links
+    paths = [
+        path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 - keep symbolic links
+        for path in expand_inputs(inputs)
+    ]
     counted = Counter(paths)
     twice = [path for path, count in counted.items() if count > 1]
     if twice:

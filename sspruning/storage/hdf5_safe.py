@@ -9,15 +9,17 @@ HDF5.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 
 from sspruning.errors import StoreError
 
-__all__ = ["checked_dataset", "text_values"]
+__all__ = ["checked_dataset", "text_array", "text_values"]
 
 TEXT_CAP = 4096  # bytes of one text, and so of a row of a text column
 CHUNK_CAP = 64 << 20  # bytes that one chunk may have in memory; ours have 32 MiB at most
@@ -75,9 +77,50 @@ def text_values(dataset: h5py.Dataset) -> list[str]:
     Raises:
         ValueError: damaged; what HDF5 raises is an OSError.
     """
+    return [value.decode() for values in _text_chunks(dataset) for value in values.tolist()]
+
+
+def text_array(dataset: h5py.Dataset) -> tuple[pa.StringArray, np.ndarray]:
+    """The same as `text_values` without a Python object for each, and (n,) uint64: texts of different hashes differ.
+
+    Raises:
+        ValueError: damaged; what HDF5 raises is an OSError.
+    """
+    found, hashes = [pa.array([], pa.string())], [np.empty(0, np.uint64)]
+    for values in _text_chunks(dataset):
+        found.append(_strings(values))
+        hashes.append(_hashes(values))
+    texts = pa.concat_arrays(found)
+    texts.validate(full=True)  # that it is UTF-8
+    return texts, np.concatenate(hashes)
+
+
+def _hashes(values: np.ndarray) -> np.ndarray:
+    """(m,) uint64 of m texts of fixed width: equal for equal texts, different for nearly all others."""
+    words = -(-values.dtype.itemsize // 8)
+    table = values.astype(f"S{8 * words}").view("<u8").reshape(-1, words)
+    found = np.zeros(len(values), np.uint64)
+    for word in table.T:
+        found = (found ^ word) * np.uint64(0x9E3779B97F4A7C15)
+        found ^= found >> np.uint64(29)
+    return found
+
+
+def _strings(values: np.ndarray) -> pa.StringArray:
+    """Fixed-width bytes as strings of their own lengths."""
+    width = values.dtype.itemsize
+    table = np.ascontiguousarray(values).view(np.uint8).reshape(-1, width)
+    lengths = np.strings.str_len(values)
+    data = table if (lengths == width).all() else table[np.arange(width) < lengths[:, None]]
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(data))
+
+
+def _text_chunks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
+    """(m,) fixed-width bytes, a chunk at a time."""
     if _filters(dataset) != _TEXT_FILTERS:
-        return [value.decode() for value in dataset[()].tolist()]
-    found: list[str] = []
+        yield dataset[()]
+        return
     rows, width = dataset.chunks[0], dataset.dtype.itemsize
     for start in range(0, len(dataset), rows):
         mask, stored = dataset.id.read_direct_chunk((start,))
@@ -85,9 +128,7 @@ def text_values(dataset: h5py.Dataset) -> list[str]:
             raise ValueError("a chunk leaves out its checksum")
         data = _inflated(bytes(stored), rows * width)
         table = np.frombuffer(data, np.uint8).reshape(width, rows).T  # the inverse of HDF5's shuffle
-        values = np.ascontiguousarray(table).view(f"S{width}").ravel()[: len(dataset) - start]
-        found += [value.decode() for value in values.tolist()]
-    return found
+        yield np.ascontiguousarray(table).view(f"S{width}").ravel()[: len(dataset) - start]
 
 
 def _inflated(stored: bytes, size: int) -> bytes:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 
 from sspruning.errors import StoreError
 from sspruning.fingerprint import canonical_json
 from sspruning.records import F16, F32, U8, U64, JSONValue
-from sspruning.storage.hdf5_safe import checked_dataset, text_values
+from sspruning.storage.hdf5_safe import checked_dataset, text_array, text_values
 
 __all__ = [
     "FORMAT_VERSION",
@@ -200,6 +201,15 @@ class PartReader:
         """Keys of all rows; no two are equal."""
         found = self._texts("key", self.n_rows)
         if len(set(found)) != len(found):
+            raise self._refuse("key", "holds a key twice")
+        return found
+
+    def key_array(self) -> pa.StringArray:
+        """(n,) `keys` as one arrow array: for many rows, without a Python object for each."""
+        with _explained(self.path, "key"):
+            found, hashes = text_array(checked_dataset(self.path, self._file, "key", "S", (self.n_rows,)))
+        hashes.sort()
+        if (hashes[1:] == hashes[:-1]).any() and len(set(found.to_pylist())) != len(found):
             raise self._refuse("key", "holds a key twice")
         return found
 

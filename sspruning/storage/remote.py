@@ -122,7 +122,7 @@ def _cut(missing: int) -> str:
 
 def _range(fs: Any, path: str, start: int, size: int) -> bytes:
     """At most ``size`` bytes from ``start``, in one question."""
-    if path.startswith("http"):  # a server that knows no ranges would send the whole file to `cat_file`
+    if is_url(path):  # HTTP: a server that knows no ranges would send the whole file to `cat_file`
         with fs.open(path, block_size=size, size=start + size, cache_type="none") as file:
             data = file._fetch_range(start, start + size)
     else:
@@ -202,7 +202,7 @@ def put_bytes(url: str, data: bytes) -> None:
     """Make ``data`` the content of an object, at once: readers see the old content or the new one.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: nothing can be written there, or there is no such bucket.
         MachineError: access is refused, no answer, or a package is missing.
     """
     _write(url, lambda fs, path: fs.pipe_file(path, data))
@@ -212,7 +212,7 @@ def put_file(local_path: str | Path, url: str) -> None:
     """Upload a file, in parts if it is large; the object appears when all of it is there.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: nothing can be written there, or there is no such bucket.
         MachineError: access is refused, no answer, or a package is missing.
         StoreError: the object has another size afterwards.
 

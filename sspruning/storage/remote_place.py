@@ -169,7 +169,6 @@ class RemotePlace:
     def _bring_up_to_date(self) -> str:
         """Make the mirror what the objects are; says if another run has written them."""
         manifest, token = (self._there(name) if name in self._sizes else None for name in (MANIFEST, WRITING))
-        self._refuse_damage(manifest or b"{}")
         note = ""
         if (self._own(MANIFEST), self._own(WRITING)) != (manifest, token):
             self._empty()
@@ -178,14 +177,6 @@ class RemotePlace:
         self._fetch(set(_named_in(self.folder)))
         self._drop_what_is_gone()
         return note
-
-    def _refuse_damage(self, manifest: bytes) -> None:
-        try:
-            json.loads(manifest)
-        except ValueError as error:
-            raise StoreError(
-                f"{self.source(MANIFEST)}: damaged ({error}); remove this object and run the same command again"
-            ) from error
 
     def _begun_elsewhere(self, token: bytes) -> str:
         who = "another run"

@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 from collections import Counter
-from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Container, Generator, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from sspruning.errors import StoreError
-from sspruning.fingerprint import canonical_json, fingerprint, short
+from sspruning.fingerprint import fingerprint, short
 from sspruning.records import EmbeddingChunk, JSONValue, Scores, ShardRef
 from sspruning.storage.artifacts import load_column, score_path
-from sspruning.storage.atomic import create_once, read_json, write_bytes, write_json
-from sspruning.storage.parts import FORMAT_VERSION, PartData, PartReader, encode_part, open_part
+from sspruning.storage.atomic import create_once, file_sha256, json_bytes, read_json, write_bytes, write_json
+from sspruning.storage.digests import with_digest
+from sspruning.storage.doubts import doubt, noted_parts
+from sspruning.storage.parts import PartData, PartReader, encode_part, open_part
 from sspruning.storage.sources import source_sha256
+from sspruning.storage.store_info import (
+    CommitRecord,
+    DamagedStoreError,
+    encode_info,
+    had_settings,
+    other_settings,
+    part_fingerprint,
+    read_info,
+    store_fingerprint,
+)
 from sspruning.storage.urls import is_url
 
 __all__ = ["CommitRecord", "Store"]
 
-STORE_FORMAT = "sspruning-store"
 
-
-_PUT_BACK = "put it back from a copy, or embed the shards into another folder"
-
-
-def _other_format(path: Path, kind: JSONValue, version: JSONValue) -> str:
-    """What to do about a store that this release does not read."""
-    found = f"store format {version!r}, this release reads {FORMAT_VERSION}"
-    if kind == STORE_FORMAT and isinstance(version, int) and version < FORMAT_VERSION:
-        return (
-            f"{found}: an earlier release made it, without columns that are needed now, and stores are not upgraded. "
-            f"Move the folder away and run `sspruning embed SHARDS --store {path}` again, or use a new folder"
-        )
-    return f"{found}; use the release that made it, or another folder"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitRecord:
-    """What proves that a part is whole: written after the part, read instead of it."""
-
-    shard_id: str
-    fingerprint: str
-    """Of the encoder, the key rule and the shard's content."""
-    sha256: str
-    size: int
-    """Of the part file."""
-    n_samples: int
-    n_rows: int
-    skipped: dict[str, int]
-    """Samples that were not embedded, by reason."""
-    ignored: dict[str, int]
-    """Members that belong to no sample, by reason."""
-    shard_size: int
-    shard_mtime_ns: int
-    shard_sha256: str
-
-    @property
-    def part_name(self) -> str:
-        """File name of the part in ``parts/``."""
-        return f"{self.shard_id}.{short(self.fingerprint)}.h5"
+def _corpus_bytes(shards: tuple[ShardRef, ...]) -> bytes:
+    value = [{"shard_id": s.shard_id, "path": s.path, "size": s.size, "mtime_ns": s.mtime_ns} for s in shards]
+    return json_bytes(cast("JSONValue", value))
 
 
 class Store:
@@ -77,51 +51,49 @@ class Store:
         """Open the store at ``path``.
 
         Raises:
-            StoreError: there is no store, or it has a format version that this release does not know.
+            StoreError: there is no store, it is damaged, or of a format version that this release does not know.
         """
         self.path = Path(path)
         if not (self.path / "store.json").exists():
             raise StoreError(f"{self.path}: no store here (store.json is missing); `sspruning embed` makes one")
-        info = read_json(self.path / "store.json")
-        self.info = info if isinstance(info, dict) else {}
-        version = self.info.get("format_version")
-        if self.info.get("format") != STORE_FORMAT or version != FORMAT_VERSION:
-            raise StoreError(f"{self.path}: {_other_format(self.path, self.info.get('format'), version)}")
-        settings = self.info.get("settings")
-        if not isinstance(settings, dict) or not isinstance(settings.get("dim"), int) or "fingerprint" not in self.info:
-            raise StoreError(f"{self.path}: store.json is damaged; {_PUT_BACK}")
+        self.info = read_info(self.path)
         self._records: list[CommitRecord] | None = None
+        self._noted: dict[str, JSONValue] | None = None
+
+    @classmethod
+    def at(cls, path: Path) -> Store | None:
+        """The store at ``path``; None if its ``store.json`` is missing or damaged, which `Store.create` makes good.
+
+        Raises:
+            StoreError: it has a format version that this release does not know.
+        """
+        if not (path / "store.json").exists():
+            return None
+        with contextlib.suppress(DamagedStoreError):
+            return cls(path)
+        return None
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, JSONValue]) -> Store:
         """The store at ``path`` with these settings, made if it is not there.
 
+        A damaged ``store.json`` is written again if the commit records show that it had these settings.
+
         Raises:
             StoreError: a store with other settings stands there; the message names what differs.
         """
-        content: dict[str, JSONValue] = {
-            "format": STORE_FORMAT,
-            "format_version": FORMAT_VERSION,
-            "settings": settings,
-            "fingerprint": fingerprint({"format_version": FORMAT_VERSION, "settings": settings}),
-        }
         for folder in ("parts", "quarantine", "logs"):
             (path / folder).mkdir(parents=True, exist_ok=True)
-        create_once(path / "store.json", (canonical_json(content) + "\n").encode())
-        store = cls(path)
-        if store.fingerprint != content["fingerprint"]:
-            theirs = store.settings
-            differing = [
-                f"{key}: here {theirs.get(key)!r}, asked for {settings.get(key)!r}"
-                for key in sorted({*theirs, *settings})
-                if theirs.get(key) != settings.get(key)
-            ]
-            keys = theirs.get("key_prefix") != settings.get("key_prefix")
-            hint = " (--repeated-keys decides key_prefix)" if keys else ""
-            raise StoreError(
-                f"{path}: this store was made with other settings ({'; '.join(differing)}); "
-                f"use another --store folder, or the same settings{hint}"
-            )
+        create_once(path / "store.json", encode_info(settings))
+        try:
+            store = cls(path)
+        except DamagedStoreError:
+            if not had_settings(path, settings):
+                raise
+            write_bytes(path / "store.json", encode_info(settings))
+            store = cls(path)
+        if store.fingerprint != store_fingerprint(settings):
+            raise StoreError(f"{path}: {other_settings(store.settings, settings)}")
         return store
 
     @property
@@ -136,7 +108,7 @@ class Store:
 
     def part_fingerprint(self, shard_sha256: str) -> str:
         """Fingerprint of the part that a shard with this content has in this store."""
-        return fingerprint({"store": self.fingerprint, "shard_sha256": shard_sha256})
+        return part_fingerprint(self.fingerprint, shard_sha256)
 
     def records(self, *, refresh: bool = False) -> list[CommitRecord]:
         """Commit records of the current corpus, sorted by shard, each with its part in place.
@@ -144,17 +116,21 @@ class Store:
         A record of a shard that is no longer in ``corpus.json`` is left out: its part stays, unused.
         """
         if self._records is None or refresh:
-            current = self.shards()
-            found = (self._read_record(shard_id) for shard_id in sorted(current))
-            self._records = [record for record in found if record is not None]
+            self._records = self.records_of(self.shards())
         return self._records
 
-    def _record_path(self, shard_id: str) -> Path:
+    def records_of(self, shard_ids: Iterable[str]) -> list[CommitRecord]:
+        """Commit records of these shards as they are now, sorted by shard, each with its part in place."""
+        found = (self.read_record(shard_id) for shard_id in sorted(shard_ids))
+        return [record for record in found if record is not None]
+
+    def record_path(self, shard_id: str) -> Path:
+        """Path of the commit record of a shard."""
         return self.path / "parts" / f"{shard_id}.json"
 
-    def _read_record(self, shard_id: str) -> CommitRecord | None:
+    def read_record(self, shard_id: str) -> CommitRecord | None:
         """The commit record of a shard if its part stands there with the right size."""
-        path = self._record_path(shard_id)
+        path = self.record_path(shard_id)
         if not path.exists():
             return None
         with contextlib.suppress(StoreError, TypeError, OSError):
@@ -169,11 +145,13 @@ class Store:
         """The record of a shard that needs no work: its content is the recorded one.
 
         Size and modification time decide, as in git's index; a shard that was only touched is hashed, and
-        ``verify_content`` hashes in any case. A remote shard that had to be read for it is recorded as it is now, so
-        that it is not read again.
+        ``verify_content`` hashes it, and the part, in any case. A remote shard that had to be read for it is recorded
+        as it is now, so that it is not read again.
         """
-        record = self._read_record(shard.shard_id)
+        record = self.read_record(shard.shard_id)
         if record is None or record.shard_size != shard.size:
+            return None
+        if self.doubt(record, read=verify_content, remote=is_url(shard.path)):
             return None
         if record.shard_mtime_ns == shard.mtime_ns and not verify_content:
             return record
@@ -181,18 +159,31 @@ class Store:
             return None
         if is_url(shard.path) and record.shard_mtime_ns != shard.mtime_ns:
             record = replace(record, shard_mtime_ns=shard.mtime_ns)
-            write_json(self._record_path(shard.shard_id), cast("JSONValue", asdict(record)))
+            write_json(self.record_path(shard.shard_id), cast("JSONValue", asdict(record)))
         return record
 
-    def why_pending(self, shard: ShardRef) -> str:
-        """Why a shard that has no up-to-date part has none, in words."""
-        if not self._record_path(shard.shard_id).exists():
-            aside = (self.path / "quarantine" / f"{shard.shard_id}.json").exists()
-            return "put aside before" if aside else "new"
-        return "its part is missing or damaged" if self._read_record(shard.shard_id) is None else "its content changed"
+    def doubt(self, record: CommitRecord, *, read: bool = False, remote: bool = False) -> str:
+        """Why a part cannot be relied on although its record and its size fit; see `sspruning.storage.doubts.doubt`."""
+        if self._noted is None:
+            self._noted = noted_parts(self.path)
+        files = (self.record_path(record.shard_id), self.part_path(record))
+        return doubt(record, *files, self._noted, read=read, remote=remote)
+
+    def _named_part(self, shard_id: str) -> Path | None:
+        """Path of the part that a shard's record names, whatever became of it; None if the record is not sound."""
+        with contextlib.suppress(StoreError, TypeError):
+            record = CommitRecord(**cast("dict", read_json(self.record_path(shard_id))))
+            sound = record.shard_id == shard_id and record.fingerprint == self.part_fingerprint(record.shard_sha256)
+            return self.part_path(record) if sound else None
+        return None
 
     def commit(self, shard: ShardRef, shard_sha256: str, part: PartData, ignored: dict[str, int]) -> CommitRecord:
-        """Write a part, then the record that makes it count."""
+        """Write a part, then the record that makes it count.
+
+        The part that the record named before is removed; what a killed commit left is `drop_stale_parts`' to find, for
+        to look for it here would be to list all parts at each commit.
+        """
+        before = self._named_part(shard.shard_id)
         image = encode_part(part)
         mark = self.part_fingerprint(shard_sha256)
         target = self.path / "parts" / f"{shard.shard_id}.{short(mark)}.h5"
@@ -210,21 +201,18 @@ class Store:
             shard_mtime_ns=shard.mtime_ns,
             shard_sha256=shard_sha256,
         )
-        write_json(self._record_path(shard.shard_id), cast("JSONValue", asdict(record)))
-        for stale in target.parent.glob(f"{glob.escape(shard.shard_id)}.????????????????.h5"):
-            if stale != target:
-                stale.unlink(missing_ok=True)
+        write_json(self.record_path(shard.shard_id), cast("JSONValue", asdict(record)))
+        if before is not None and before != target:
+            before.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (self.path / "quarantine" / f"{shard.shard_id}.json").unlink()
         return record
 
-    def drop_stale_parts(self) -> None:
-        """Remove parts of the current corpus that no record names: a commit that was killed may have left one."""
-        named = {record.part_name for record in self.records(refresh=True)}
-        current = self.shards()
+    def drop_stale_parts(self, records: Iterable[CommitRecord], shard_ids: Container[str]) -> None:
+        """Remove parts of these shards that none of the records names: a commit that was killed may have left one."""
+        named = {record.part_name for record in records}
         for path in (self.path / "parts").glob("*.h5"):
-            shard_id = path.name.removesuffix(".h5").rpartition(".")[0]
-            if shard_id in current and path.name not in named:
+            if path.name not in named and path.name.removesuffix(".h5").rpartition(".")[0] in shard_ids:
                 path.unlink(missing_ok=True)
 
     def quarantine(self, shard: ShardRef, problem: str) -> None:
@@ -239,7 +227,12 @@ class Store:
         current = self.shards()
         found: dict[str, str] = {}
         for path in sorted((self.path / "quarantine").glob("*.json")):
-            content = read_json(path)
+            try:
+                content = read_json(path)
+            except StoreError:
+                if path.exists():
+                    raise
+                continue  # another task has embedded the shard meanwhile
             if not isinstance(content, dict) or not {"shard_id", "problem"} <= content.keys():
                 raise StoreError(f"{path}: damaged; delete it and run `sspruning embed` again")
             if content["shard_id"] in current:
@@ -248,9 +241,13 @@ class Store:
 
     def set_shards(self, shards: tuple[ShardRef, ...]) -> None:
         """Record which shards make up the corpus and where they lie now."""
-        value = [{"shard_id": s.shard_id, "path": s.path, "size": s.size, "mtime_ns": s.mtime_ns} for s in shards]
-        write_json(self.path / "corpus.json", cast("JSONValue", value))
+        write_bytes(self.path / "corpus.json", _corpus_bytes(shards))
         self._records = None
+
+    def has_shards(self, shards: tuple[ShardRef, ...]) -> bool:
+        """True if this is what ``corpus.json`` says, to the byte."""
+        path = self.path / "corpus.json"
+        return path.exists() and path.read_bytes() == _corpus_bytes(shards)
 
     def shards(self) -> dict[str, ShardRef]:
         """Shards of the current corpus by name, as they were last seen."""
@@ -265,10 +262,25 @@ class Store:
             raise StoreError(f"{path}: {strange[0]!r} is no name of a shard; run `sspruning embed` again")
         return {shard.shard_id: shard for shard in found}
 
+    def manifest(self, *, refresh: bool = False) -> dict[str, JSONValue]:
+        """What ``manifest.json`` has to say: all commit records, and digests of the files that nothing else proves."""
+        records = [asdict(record) for record in self.records(refresh=refresh)]
+        aside = [self.path / "quarantine" / f"{shard_id}.json" for shard_id in self.quarantined()]
+        others = [self.path / "corpus.json", self.path / "request.json", *aside]
+        files = {path.relative_to(self.path).as_posix(): file_sha256(path) for path in others if path.exists()}
+        content = {"store": self.fingerprint, "parts": records, "files": files}
+        return with_digest(cast("dict[str, JSONValue]", content))
+
+    def has_manifest(self, content: dict[str, JSONValue]) -> bool:
+        """True if this is what ``manifest.json`` says, to the byte."""
+        path = self.path / "manifest.json"
+        return path.exists() and path.read_bytes() == json_bytes(content)
+
     def write_manifest(self) -> None:
-        """Gather the commit records in ``manifest.json``; it can be rebuilt from ``parts/`` at any time."""
-        records = [asdict(record) for record in self.records(refresh=True)]
-        write_json(self.path / "manifest.json", {"store": self.fingerprint, "parts": cast("JSONValue", records)})
+        """Bring ``manifest.json`` up to date; it can be rebuilt at any time. A file that is as it shall be stays."""
+        if not self.has_manifest(content := self.manifest(refresh=True)):
+            write_json(self.path / "manifest.json", cast("JSONValue", content))
+        self._noted = None
 
     def content_fingerprint(self) -> str:
         """Hex digest of all embeddings of the current corpus: changes when any part does."""

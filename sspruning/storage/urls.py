@@ -32,10 +32,15 @@ def is_url(text: str) -> bool:
 def shown(url: str) -> str:
     """``url`` as it may be shown: without user, password and query string."""
     scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
     if scheme.lower() in HTTP:
-        host, path = host.partition("?")[0], path.partition("?")[0]
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+        rest = rest.partition("?")[0]
+    return f"{scheme}{separator}{rest.rpartition('@')[2] if _has_credentials(rest) else rest}"
+
+
+def _has_credentials(rest: str) -> bool:
+    """True if what follows ``://`` begins with credentials. A password may have slashes in it; a port is a number."""
+    host = rest.partition("/")[0]
+    return "@" in host or (":" in host and not host.partition(":")[2].isdigit())
 
 
 def check_url(url: str) -> None:
@@ -44,22 +49,26 @@ def check_url(url: str) -> None:
     Raises:
         UsageError: another scheme, plain HTTP to another machine, credentials or a query string in it, or no name.
     """
-    scheme = url.partition("://")[0]
+    scheme, _, rest = url.partition("://")
     if scheme not in PACKAGES:
         allowed = ", ".join(f"{name}://" for name in PACKAGES if name != "http")
         raise UsageError(f"{shown(url)}: {scheme}:// is not read; use {allowed} or a local path")
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
+    if _has_credentials(rest):
         raise UsageError(
             f"{shown(url)}: the URL has credentials in it, which would end up in every artefact; "
             "take them out and set them in the environment"
         )
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError as error:
+        raise UsageError(f"{shown(url)}: is no URL; brackets belong behind the bucket") from error
     if scheme in HTTP and (parts.query or parts.fragment):
         raise UsageError(
             f"{shown(url)}: a query string (a signed URL?) would end up in every artefact, and expires before later "
             "steps read the shard again; use s3://, gs:// or hf:// with credentials in the environment"
         )
-    if scheme == "http" and parts.hostname not in LOCAL_HOSTS:
+    if scheme == "http" and host not in LOCAL_HOSTS:
         raise UsageError(f"{url}: http:// can be changed on its way and is read from this machine only; use https://")
     if not parts.netloc:
         raise UsageError(f"{url}: names no {'server' if scheme in HTTP else 'bucket'}")

@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,22 @@ def test_chunks_of_any_size_give_equal_labels(k, cosine):
         np.testing.assert_array_equal(found_by(search, rows, chunk), whole)
 
 
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("k", [1, 2, 3, 60])
+def test_the_nearest_alone_is_the_first_of_the_two(k, cosine):
+    """Among prototypes of which two each are one float32 step apart, and twenty the same."""
+    rng = np.random.default_rng(k)
+    base = unit(rng.normal(size=(20, 16))).astype(np.float32)
+    many = np.concatenate([base, np.nextafter(base, np.float32(2)), np.repeat(base[:1], 20, axis=0)])
+    centroids = many[rng.permutation(60)][:k]
+    rows = stored(base.repeat(15, axis=0) + 0.05 * rng.normal(size=(300, 16)))
+    search, expected = NearestPrototypes(centroids, cosine=cosine), brute_force(rows, centroids, cosine=cosine)[:, 0]
+    assert search.nearest(rows).dtype == np.int32
+    for chunk in (1, 7, 300):
+        found = np.concatenate([search.nearest(rows[i : i + chunk]) for i in range(0, 300, chunk)])
+        np.testing.assert_array_equal(found, expected)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 6), st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_labels_are_exact_on_coarse_grids_full_of_ties(seed, k, d, cosine):
@@ -155,7 +172,7 @@ def test_only_rows_that_need_it_are_searched_again(monkeypatch):
     search = NearestPrototypes(rng.normal(size=(50, 64)).astype(np.float32), cosine=True)
     repaired = []
     repair = search._repaired
-    monkeypatch.setattr(search, "_repaired", lambda rows, window: repaired.append(len(rows)) or repair(rows, window))
+    monkeypatch.setattr(search, "_repaired", lambda rows, *rest: repaired.append(len(rows)) or repair(rows, *rest))
     search.search(stored(rng.normal(size=(2000, 64))))
     assert sum(repaired) < 20
 
@@ -207,8 +224,8 @@ def test_a_gpu_that_is_asked_for_and_missing_is_an_error(monkeypatch):
 class BrokenGpuFaiss:
     """A FAISS that sees a GPU on which every search fails."""
 
-    StandardGpuResources = object
-    IndexFlatIP = staticmethod(lambda d: d)
+    StandardGpuResources = staticmethod(lambda: SimpleNamespace(setTempMemory=lambda size: None))
+    IndexFlatIP = staticmethod(lambda d: import_faiss().IndexFlatIP(d))
 
     def get_num_gpus(self):
         return 1
@@ -217,10 +234,71 @@ class BrokenGpuFaiss:
         raise RuntimeError("no kernel image is available for execution on the device")
 
 
+class GpuIndex:
+    """Products of ``bits`` of mantissa, which then err by as much as float32 sums of another order may."""
+
+    def __init__(self, bits):
+        self.bits, self.rng, self.searched = bits, np.random.default_rng(0), 0
+
+    def add(self, centroids):
+        self.centroids = self._rounded(centroids)
+
+    def _rounded(self, rows):
+        mantissa, exponent = np.frexp(rows.astype(np.float64))
+        return np.ldexp(np.rint(mantissa * 2.0**self.bits), exponent - self.bits)
+
+    def search(self, rows, k):
+        self.searched += len(rows)
+        products = self._rounded(rows) @ self.centroids.T
+        products += self.rng.uniform(-1, 1, products.shape) * rows.shape[1] * 2.0**-24
+        order = np.argsort(-products, axis=1)[:, :k]
+        return np.take_along_axis(products, order, axis=1).astype(np.float32), order
+
+
+class GpuFaiss(BrokenGpuFaiss):
+    """A FAISS with a GPU that works; of ``bits`` of mantissa, float32 has 24 and TF32 has 11."""
+
+    def __init__(self, bits=24):
+        self.bits, self.made = bits, []
+
+    def index_cpu_to_gpu(self, resources, device, index):
+        self.made.append(GpuIndex(self.bits))
+        return self.made[-1]
+
+
 def test_a_gpu_that_fails_its_trial_search_is_not_used():
     assert not module._gpu_works(BrokenGpuFaiss())
     assert not module._use_gpu(BrokenGpuFaiss(), "auto")
     assert not module._use_gpu(BrokenGpuFaiss(), "cpu")
+
+
+def test_a_gpu_that_rounds_more_than_float32_is_not_used():
+    assert module._gpu_works(GpuFaiss(24))
+    assert not module._gpu_works(GpuFaiss(11))
+
+
+def test_near_ties_are_settled_whatever_the_order_in_which_a_gpu_adds(monkeypatch):
+    rng = np.random.default_rng(1)
+    base = unit(rng.normal(size=(20, 32))).astype(np.float32)
+    centroids = np.concatenate([np.nextafter(base, np.float32(2)), base])[rng.permutation(40)]
+    rows = stored(base.repeat(10, axis=0) + 0.03 * rng.normal(size=(200, 32)))
+    gpu = GpuFaiss()
+    monkeypatch.setattr(module, "import_faiss", lambda: gpu)
+    search = NearestPrototypes(centroids, cosine=True, device="auto")
+    expected = brute_force(rows, centroids, cosine=True)
+    np.testing.assert_array_equal(found_by(search, rows), expected)
+    np.testing.assert_array_equal(search.nearest(rows), expected[:, 0])
+    assert gpu.made[-1].searched >= 2 * len(rows)
+    on_cpu = NearestPrototypes(centroids, cosine=True)
+    assert isinstance(on_cpu._index, import_faiss().IndexFlatIP)
+
+
+def test_without_a_working_gpu_the_search_runs_on_the_cpu_unless_one_is_asked_for(monkeypatch):
+    monkeypatch.setattr(module, "import_faiss", BrokenGpuFaiss)
+    rows = np.eye(4, dtype=np.float32)
+    assert NearestPrototypes(rows, cosine=True, device="auto").nearest(rows).tolist() == [0, 1, 2, 3]
+    with pytest.raises(MachineError, match="no working GPU"):
+        NearestPrototypes(rows, cosine=True, device="gpu")
 
 
 def test_the_objective_has_a_value_for_each_iteration_also_where_faiss_stops_early():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sspruning.clusterers import lloyd as module
-from sspruning.clusterers.lloyd import assign, move_to_means, split_clusters, total_cost
+from sspruning.clusterers.lloyd import add_by_label, assign, move_to_means, split_clusters, total_cost
 
 
 def unit(rows):
@@ -96,3 +96,15 @@ def test_nothing_to_split_changes_nothing():
     labels, none = np.zeros(300, np.int32), np.empty(0, np.int64)
     found = split_clusters(rows, labels, centroids, none, none, np.random.default_rng(0), spherical=True)
     np.testing.assert_array_equal(found, centroids)
+
+
+def test_rows_are_added_to_the_sum_of_their_label():
+    rng = np.random.default_rng(3)
+    rows, labels = rng.normal(size=(200, 5)).astype(np.float16), rng.integers(0, 7, 200).astype(np.int32)
+    sums, expected = np.ones((8, 6)), np.ones((8, 6))
+    for start in (0, 150):  # in a view, as callers with more columns do
+        add_by_label(sums[:, :5], rows[start : start + 150], labels[start : start + 150])
+    np.add.at(expected[:, :5], labels, rows.astype(np.float64))
+    np.testing.assert_array_equal(sums, expected)
+    add_by_label(sums[:, :5], rows[:0], labels[:0])
+    np.testing.assert_array_equal(sums, expected)

@@ -1,5 +1,6 @@
 """Every executor of the table gives each task exactly one outcome, and the same one."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def importable_jobs():
 @pytest.fixture(scope="module", params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
 def executor(request, importable_jobs):
     name, workers = request.param
+    if name == "ray":
+        request.getfixturevalue("local_ray")
     made = make_executor(name, workers)
     yield made
     made.close()
@@ -156,11 +159,13 @@ def test_an_unknown_target_is_an_error_of_the_task(executor):
 
 def test_closing_twice_is_harmless(importable_jobs):
     for name in sorted(EXECUTORS):
+        if name == "ray" and importlib.util.find_spec("ray") is None:
+            continue
         made = make_executor(name, 1)
         made.close()
         made.close()
 
 
 def test_an_unknown_executor_is_refused_with_the_known_names():
-    with pytest.raises(UsageError, match=r"'lokal'.*Did you mean 'local'.*inline, local"):
+    with pytest.raises(UsageError, match=r"'lokal'.*Did you mean 'local'.*inline, local, ray"):
         make_executor("lokal", 1)

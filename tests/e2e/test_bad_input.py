@@ -63,22 +63,6 @@ def test_a_shard_that_is_damaged_after_it_was_embedded_is_put_aside_too(work, co
     call("status", "runs/tiny")
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "said"),
-    [
-        ("nothing", b"", "not a tar archive"),
-        ("text", b"this is no archive" * 100, "header"),
-        ("gzip", b"\x1f\x8b" + bytes(2000), "gunzip"),
-    ],
-)
-def test_a_file_that_is_no_archive_is_put_aside(name, data, said, work, corpus, call):
-    (work / "shards" / f"train-{name}.tar").write_bytes(data)
-    result = call("embed", "shards", "--store", "store", "--encoder", "pixels", "--executor", "inline", code=3)
-    assert f"train-{name}" in result.stderr
-    assert said in result.stderr
-    assert "60 of 60 samples of 4 shards" in result.stdout
-
-
 def test_an_undecodable_image_is_skipped_counted_and_listed(work, corpus, small, call):
     def spoil(content):
         content["part.0/s0-0000"]["jpg"] = b"<html>not found</html>"

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 from sspruning.errors import ConfigError, ShardError
+from sspruning.execution import worker
 
 BUILT: list[str] = []
 
 
-def refuse_to_start(parent):
+def refuse_to_start(owner, gpus):
     """Stands in for a worker that cannot start."""
     os._exit(1)
 
@@ -131,6 +132,19 @@ class Job:
     def tell_pid_and_sleep(self, payload):
         Path(payload["file"]).write_text(str(os.getpid()))
         time.sleep(payload["seconds"])
+
+    def environment(self, payload):
+        time.sleep(payload.get("seconds", 0))
+        return [os.environ.get(name) for name in payload["names"]]
+
+    def owner(self, payload):
+        found = worker.owner()
+        return [found.host, found.pid]
+
+    def tell_pid_and_sleep_once(self, payload):
+        if self._count(payload) == 1:
+            self.tell_pid_and_sleep(payload)
+        return "survived"
 
     def threads(self, payload):
         return [os.environ.get("OMP_NUM_THREADS"), os.environ.get("OPENBLAS_NUM_THREADS")]

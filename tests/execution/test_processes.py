@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from sspruning.errors import MachineError
-from sspruning.execution import StageSpec, Task, processes
+from sspruning.execution import StageSpec, Task
 from sspruning.execution.processes import ProcessExecutor
+from sspruning.execution.signals import undisturbed
 
 JOB = StageSpec("executor_jobs:Job")
 HERE = Path(__file__).parent
@@ -122,7 +123,7 @@ def test_a_stop_while_a_worker_is_started_comes_when_it_stands():
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     try:
-        with processes._undisturbed():
+        with undisturbed():
             signal.raise_signal(signal.SIGTERM)
             assert heard == []
             assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -202,6 +203,7 @@ import sys
 sys.path.insert(0, {here!r})
 from sspruning.execution import StageSpec, Task
 from sspruning.execution.processes import ProcessExecutor
+from sspruning.execution.signals import undisturbed
 
 if __name__ == "__main__":
     tasks = [

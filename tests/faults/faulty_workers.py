@@ -1,9 +1,10 @@
 """Workers of the stages that come to grief at one of their tasks. Imported by name in worker processes.
 
-The environment says what happens: FAULTY is JSON with ``task``, the shard that brings it about; ``do``, the name of a
-function here; ``times``, how often; and ``mark``, a file that gets a letter each time.
+The environment says what happens: FAULTY is JSON with ``stage``; ``task``, the shard that brings it about; ``do``, the
+name of a function here; ``times``, how often; and ``mark``, a file that gets a letter each time.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -28,6 +29,12 @@ def hang():
     time.sleep(FOREVER_S)
 
 
+def wait():
+    """The task waits until its mark is removed."""
+    while Path(plan()["mark"]).exists():
+        time.sleep(0.01)
+
+
 def die_while_writing():
     """The process ends when half of a file is written."""
     _write_half_then(die)
@@ -41,14 +48,20 @@ def hang_while_writing():
 def _write_half_then(act):
     def write_half(descriptor, data):
         os.write(descriptor, memoryview(data)[: len(data) // 2])
-        Path(_plan()["mark"] + ".half").touch()
+        Path(plan()["mark"] + ".half").touch()
         act()
 
     atomic._write_all = write_half
 
 
-def _plan():
+def plan():
+    """What FAULTY says."""
     return json.loads(os.environ["FAULTY"])
+
+
+def use_faulty_workers(stage, put=setattr):
+    """Let a stage have its workers from here; ``put`` is how."""
+    put(importlib.import_module(f"sspruning.stages.{stage}"), "WORKER", f"faults.faulty_workers:{stage}")
 
 
 def _faulty(real):
@@ -56,13 +69,14 @@ def _faulty(real):
         worker = real(**kwargs)
 
         def work(payload):
-            plan = _plan()
-            if plan["task"] in {payload.get("shard_id"), payload.get("name"), payload.get("shard", {}).get("shard_id")}:
-                mark = Path(plan["mark"])
+            given = plan()
+            shard = {payload.get("shard_id"), payload.get("name"), payload.get("shard", {}).get("shard_id")}
+            if given["task"] in shard:
+                mark = Path(given["mark"])
                 with mark.open("a") as stream:
                     stream.write("x")
-                if len(mark.read_text()) <= plan["times"]:
-                    globals()[plan["do"]]()
+                if len(mark.read_text()) <= given["times"]:
+                    globals()[given["do"]]()
             return worker(payload)
 
         return work
@@ -70,4 +84,4 @@ def _faulty(real):
     return build
 
 
-embed, assign, write = _faulty(EmbedWorker), _faulty(AssignWorker), _faulty(ShardWriter)
+embed, score, write = _faulty(EmbedWorker), _faulty(AssignWorker), _faulty(ShardWriter)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import sspruning
 
 HERE = Path(__file__).parent
 PACKAGE_ROOT = Path(sspruning.__file__).parent.parent
+DEADLINE_S = 60
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 VARYING = {"events.jsonl", "report.html"}  # tell times of day; that they are there counts, not what they say
 PLACES = {"corpus.json", "sources.json"}
@@ -114,6 +116,30 @@ class Ground:
             assert done.code == story.code, done.output
             self._known[name] = Clean(before, content(before), content(folder), done.calls, done.elsewhere)
         return self._known[name]
+
+
+def faulty_driver(*args, mark, times=99, **plan):
+    """A command line in a process of its own, in the current folder, whose workers do what `faulty_workers` says.
+
+    Its output can be read as ``stdout``.
+    """
+    paths = os.pathsep.join([str(PACKAGE_ROOT), str(HERE.parent)])
+    plan = json.dumps({**plan, "times": times, "mark": str(mark)})
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "faulty_driver.py"), *args],
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": paths, "COLUMNS": "500", "FAULTY": plan},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_until(condition):
+    """Wait until something is so."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, "it does not come about"
+        time.sleep(0.005)
 
 
 def content(folder):

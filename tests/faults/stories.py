@@ -6,6 +6,7 @@ from corpora import make_shard, picture, sample_files, tar
 
 INLINE = ("--executor", "inline")
 CLUSTER = ("--set", "cluster.name=numpy_kmeans", "--set", "cluster.n_clusters=2")
+OVER_ALL = ("--full-rounds", "2", "--set", "cluster.points_per_centroid=2")
 STORE = ("--store", "store", "--encoder", "pixels", *INLINE)
 EMBED = ("embed", "../shards", *STORE)
 SELECT = ("select", "store", "--keep-fraction", "0.6", *CLUSTER, *INLINE)
@@ -35,6 +36,7 @@ STORIES = {
     "embed": Story(EMBED),
     "embed a corpus that changed": Story(("embed", "../grown", *STORE), (EMBED,), 3),
     "cluster": Story(("cluster", "store", *CLUSTER), (EMBED,)),
+    "cluster over everything": Story(("cluster", "store", *CLUSTER, *OVER_ALL, *INLINE), (EMBED,)),
     "score": Story(("score", "store", *INLINE), (EMBED, ("cluster", "store", *CLUSTER))),
     "select": Story(SELECT, (EMBED,)),
     "select several": Story(
@@ -53,7 +55,17 @@ STORIES = {
     "export clip-retrieval": Story(("export", "store", "--to", "clip-retrieval", "-o", "clip"), (EMBED, SELECT)),
     "export folder": Story(("export", "pruned", "--to", "folder", "-o", "folder"), (EMBED, SELECT, WRITE)),
     "import-embeddings": Story(
-        ("import-embeddings", "arrays/embeddings.npy", "../shards", "--keys", "arrays/keys.txt", "--store", "other"),
+        (
+            "import-embeddings",
+            "arrays/embeddings.npy",
+            "../shards",
+            "--keys",
+            "arrays/keys.txt",
+            "--store",
+            "other",
+            "--set",
+            "execution.executor=inline",
+        ),
         (EMBED, ("export", "store", "--to", "npy", "-o", "arrays")),
     ),
 }

@@ -44,3 +44,18 @@ def test_no_file_comes_about_in_another_way(name, ground):
     new = {path for path, kind in clean.new.items() if not kind.startswith("mode") and clean.old.get(path) != kind}
     moved = {path for path in new if not any(target.endswith(f"/{path}") for target in named)}
     assert {name_of(path) for path in moved} <= {"events.jsonl"} or name.startswith("export")
+
+
+def test_what_makes_a_file_count_is_written_after_it(ground):
+    clean = ground.clean("run")
+    targets = [target.partition("/trial/")[2] for call, _, target in clean.calls if call == "replace"]
+    at = {name: number for number, name in enumerate(targets)}
+    records = {
+        name: f"runs/whole/store/parts/{name.rpartition('/')[2].split('.')[0]}.json"
+        for name in at
+        if name.endswith(".h5") and "/parts/" in name
+    }
+    records |= {name: f"pruned/.sspruning/shards/{name[7:]}.json" for name in at if name.endswith(".tar")}
+    assert len(records) == 4
+    assert all(at[name] < at[record] for name, record in records.items())
+    assert max(at[name] for name in at if name.startswith("pruned/")) == at["pruned/.sspruning/manifest.json"]

@@ -14,7 +14,7 @@ from faults.stories import STORIES
 import sspruning
 
 RUN = STORIES["run"].verb
-ALWAYS = {"runs/whole/config.yaml"}  # the settings last used
+ALWAYS = {"runs/whole/config.yaml", "runs/whole/digests.json"}  # the settings last used, and their digest
 WEIGHTS = Path(sspruning.__file__).parent / "encoders" / "weights"
 
 

@@ -10,12 +10,16 @@ from faults.stories import STORIES
 
 FULL = "ENOSPC for good"  # from a call on, as a full disk is; the others fail once
 FAULTS = [KILL, TORN, "EIO", "ENOSPC", FULL, "EINTR"]
+LONG = ["run"]  # the verbs of other stories in one: killed at each call, and befallen by one of the other faults there
 QUICK = ["embed a corpus that changed", "select", "write for all trainers", "write another selection"]
 
 
-def places(clean, fault, few=None):
-    """Numbers of calls to strike at: all, or a few, drawn from a seed."""
+def places(name, clean, fault, few=None):
+    """Numbers of calls to strike at: all, or a few, drawn from a seed; of long stories by turns."""
     every = [at for at, call in enumerate(clean.calls, 1) if fault != TORN or call[0] == "write"]
+    if name in LONG and fault != KILL:
+        others = [other for other in FAULTS if other != KILL]
+        every = [at for at in every if others[at % len(others)] == fault]
     if few is None or len(every) <= few:
         return every
     return sorted(random.Random(str(clean.calls[0])).sample(every, few))  # noqa: S311 - places, no secrets
@@ -28,6 +32,8 @@ def strike(nursery, ground, name, at, fault):
     where = f"{fault} at call {at} of {len(clean.calls)}: {clean.calls[at - 1]}\n{struck.output}"
     left = content(folder)
     for path, kind in left.items():
+        if path.endswith("digests.json"):
+            continue  # grows as a verb goes on
         assert is_temporary(path) or kind in {clean.new.get(path, kind), clean.old.get(path)}, f"{where}\n{path}: torn"
     if fault in {KILL, TORN}:
         assert struck.code == -9, where
@@ -40,7 +46,7 @@ def strike(nursery, ground, name, at, fault):
             assert clean.new.items() <= left.items(), where
     again = nursery.run(*story.verb, cwd=folder)
     assert_no_crash(again.output)
-    refused = again.code == 2 and "stands there already" in again.output and left == clean.new
+    refused = again.code == 2 and "there already" in again.output and left == clean.new
     assert again.code == story.code or refused, f"{where}\n{again.output}"
     assert content(folder) == clean.new, where
     return struck
@@ -48,7 +54,8 @@ def strike(nursery, ground, name, at, fault):
 
 def strike_all(nursery, ground, name, fault, record_property, few=None):
     """Strike at each place in turn; says how the verbs ended."""
-    codes = Counter(strike(nursery, ground, name, at, fault).code for at in places(ground.clean(name), fault, few))
+    where = places(name, ground.clean(name), fault, few)
+    codes = Counter(strike(nursery, ground, name, at, fault).code for at in where)
     words = {-9: "killed", 5: "failed with exit code 5"}
     told = (f"{count} {words.get(code, 'done in spite of it')}" for code, count in sorted(codes.items()))
     record_property("outcomes", ", ".join(told))
@@ -79,6 +86,12 @@ def test_signals_that_interrupt_every_other_call_change_nothing(name, nursery, g
     assert clean.new.items() <= content(folder).items()
     nursery.run(*story.verb, cwd=folder)  # folders that could not be removed are gone now
     assert content(folder) == clean.new
+
+
+def test_a_part_that_a_killed_commit_did_not_come_to_remove_goes_later(nursery, ground):
+    clean = ground.clean("embed a corpus that changed")
+    at = next(at for at, (call, path, _) in enumerate(clean.calls, 1) if call == "unlink" and path.endswith(".h5"))
+    strike(nursery, ground, "embed a corpus that changed", at, KILL)
 
 
 def test_a_disk_that_fails_once_while_a_worker_writes_is_asked_again(nursery, ground):

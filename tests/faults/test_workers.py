@@ -3,15 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
 from corpora import make_corpus
-from faults.harness import PACKAGE_ROOT, assert_no_crash, is_temporary, results
+from faults.faulty_workers import use_faulty_workers
+from faults.harness import assert_no_crash, faulty_driver, is_temporary, results, wait_until
 from typer.testing import CliRunner
 
 from sspruning.cli import app
@@ -28,7 +26,6 @@ select: {keep_fraction: 0.6}
 write: {samples_per_shard: 3}
 """
 STAGES = {"embed": "train-000001", "score": "train-000001", "write": "shard-000001.tar"}
-DEADLINE_S = 60
 
 
 def make(folder):
@@ -67,14 +64,13 @@ def work(tmp_path, monkeypatch):
 def faulty(work, monkeypatch):
     """Return ``faulty(stage, do, times)``: from now on a worker of this stage comes to grief; returns its mark."""
 
-    def plan(stage, do, times=99):
-        plan = {"task": STAGES[stage], "do": do, "times": times, "mark": str(work / "mark")}
+    def begin(stage, do, times=99):
+        plan = {"stage": stage, "task": STAGES[stage], "do": do, "times": times, "mark": str(work / "mark")}
         monkeypatch.setenv("FAULTY", json.dumps(plan))
-        name = {"score": "assign"}.get(stage, stage)
-        monkeypatch.setattr(f"sspruning.stages.{stage}.WORKER", f"faults.faulty_workers:{name}")
+        use_faulty_workers(stage, monkeypatch.setattr)
         return work / "mark"
 
-    return plan
+    return begin
 
 
 @pytest.mark.parametrize(
@@ -148,27 +144,11 @@ def test_work_that_cannot_be_put_aside_ends_the_run_with_the_reason_and_goes_on_
     assert results(work) == whole
 
 
-DRIVER = """
-import sys
-import sspruning.stages.embed
-from sspruning.cli import main
-sspruning.stages.embed.WORKER = "faults.faulty_workers:embed"
-sys.argv[0] = "sspruning"
-if __name__ == "__main__":
-    main()
-"""
-
-
 def test_a_driver_that_is_killed_takes_its_workers_along_and_leaves_nothing_torn(work, whole):
-    (work / "driver.py").write_text(DRIVER)
-    plan = {"task": STAGES["embed"], "do": "hang_while_writing", "times": 99, "mark": str(work / "mark")}
-    paths = os.pathsep.join([str(PACKAGE_ROOT), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": paths, "FAULTY": json.dumps(plan)}
-    with subprocess.Popen(
-        [sys.executable, "driver.py", *RUN], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as driver:
+    mark = work / "mark"
+    with faulty_driver(*RUN, stage="embed", task=STAGES["embed"], do="hang_while_writing", mark=mark) as driver:
         try:
-            wait_for((work / "mark.half").exists)
+            wait_until((work / "mark.half").exists)
             workers = psutil.Process(driver.pid).children(recursive=True)
             assert len([worker for worker in workers if "spawn_main" in " ".join(worker.cmdline())]) == 2
         finally:
@@ -178,15 +158,7 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_leaves_nothing_torn
     assert [name for name in left if is_temporary(name)]  # half of a part, under a name that says whose it was
     torn = {name for name, digest in left.items() if whole.get(name, digest) != digest}
     assert torn <= {"runs/tiny/store/manifest.json"}
-    for path in (work / "driver.py", work / "mark", work / "mark.half"):
-        path.unlink()
+    mark.unlink()
+    (work / "mark.half").unlink()
     assert call(*RUN).exit_code == 0
     assert results(work) == whole
-
-
-def wait_for(condition):
-    """Wait until something is so."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)

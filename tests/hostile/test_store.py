@@ -10,6 +10,7 @@ from hostile.harness import EMBED, Arena, Case, params, shard_of
 SELECT = ("select", "store", "--executor", "inline", "--set", "select.keep_fraction=0.5")
 QUICK = ("--set", "cluster.name=numpy_kmeans", "--set", "cluster.n_clusters=2")
 VARYING = ("events.jsonl", "config.yaml", "corpus.json")  # times and places
+DIGESTS = ("manifest.json", "digests.json")  # have digests of these
 
 
 def content(folder):
@@ -17,7 +18,7 @@ def content(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in VARYING and "logs" not in path.parts
+        if path.is_file() and path.name not in VARYING + DIGESTS and "logs" not in path.parts
     }
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from sspruning.cli_trainers import check_trainer_command
 from sspruning.errors import DataError, UsageError
 from sspruning.stages.check_trainer import check_trainer
+from sspruning.storage.digests import with_digest
 from sspruning.trainers import TRAINERS
 from sspruning.trainers.webdataset_loader import WebDatasetLoader
 
@@ -181,7 +182,7 @@ def test_a_shard_with_other_samples_than_the_manifest_says_is_refused(made, tmp_
     manifest = tmp_path / "pruned" / ".sspruning" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["shards"][1]["n_samples"] = 13
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(with_digest(content)))
     with pytest.raises(DataError, match=r"shard-000001\.tar: has 14 samples, the manifest says 13"):
         check_trainer(tmp_path / "pruned", ["webdataset"])
 

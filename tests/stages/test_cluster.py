@@ -10,7 +10,7 @@ from sspruning.clusterers import Clustering
 from sspruning.config import ClusterConfig
 from sspruning.errors import DataError, UsageError
 from sspruning.stages import cluster as module
-from sspruning.stages.cluster import choose_k, cluster, seeded
+from sspruning.stages.cluster import choose_k, choose_sample, cluster, seeded
 
 synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_store.py")))
 make_store, keys_of, planted, split = (synthetic[name] for name in ("make_store", "keys_of", "planted", "split"))
@@ -53,6 +53,15 @@ def test_the_sample_is_the_rows_with_the_smallest_seeded_hashes(tmp_path, seen):
     assert sample.dtype == np.float32
     np.testing.assert_array_equal(sample, expected.astype(np.float32))
     assert (settings.k, settings.niter, settings.seed) == (5, 4, 0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 60])
+def test_a_sample_that_is_much_smaller_than_the_store_is_the_smallest_hashes_of_all_shards(tmp_path, size):
+    store = make_store(tmp_path, split(keys_of(60), planted(60), [2, 7, 0, 1, 20, 30]))
+    hashes = [seeded(own, 5) for _, own in store.key_hashes()]
+    found = choose_sample(store, size, 5)
+    assert found.hashes.tolist() == sorted(np.concatenate(hashes).tolist())[:size]
+    assert [hashes[part][row] for part, row in zip(found.part, found.row, strict=True)] == found.hashes.tolist()
 
 
 def test_the_sample_does_not_depend_on_order_or_names_of_shards(tmp_path, seen):

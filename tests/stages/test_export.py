@@ -1,5 +1,6 @@
 """Every form says what the selection says, in store order or its own, and appears whole or not at all."""
 
+from dataclasses import replace
 from itertools import compress, pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from sspruning.errors import StoreError, UsageError
 from sspruning.records import Selection
 from sspruning.stages import export as module
 from sspruning.stages.export import FORMS, export_selection
-from sspruning.storage.artifacts import SELECTION_SCHEMA, save_selection
+from sspruning.storage.artifacts import SELECTION_SCHEMA, SelectionFile, save_selection
 
 SHARDS = ("a", "b", "c")
 SUFFIX = {"keys": "txt", "mask": "npy", "weights": "npy", "order": "tsv", "datacomp": "npy", "removed": "parquet"}
@@ -126,6 +127,16 @@ def test_the_order_is_a_curriculum_of_the_kept_samples(first, suffix, export, se
     sign = 1 if first == "easy" else -1
     rows.sort(key=lambda row: (sign * row["score"], row["rank"]))
     assert found == [(row["key"], row["score"]) for row in rows]
+
+
+def test_without_ranks_equal_scores_of_a_curriculum_stand_in_store_order(tmp_path):
+    table = make_selection(tmp_path / "ranked.parquet", KEYS, KEPT, SCORE).drop_columns("rank")
+    facts = replace(SelectionFile.open(tmp_path / "ranked.parquet").selection, ranked=False)
+    unranked = table.add_column(6, "rank", pa.nulls(N, pa.int64()))
+    save_selection(tmp_path / "s.parquet", [unranked], facts)
+    export_selection(tmp_path / "s.parquet", "order", tmp_path / "o.parquet")
+    kept = sorted(np.flatnonzero(KEPT).tolist(), key=lambda row: SCORE[row])
+    assert [key for key, _ in columns(tmp_path / "o.parquet")] == [KEYS[row] for row in kept]
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-30, 3.4e38, -2.5e-7, 16777217.0])

@@ -9,6 +9,7 @@ import pytest
 from sspruning import api
 from sspruning.config import load_config
 from sspruning.errors import UsageError
+from sspruning.stages import streamed
 from sspruning.stages.plot import KINDS, plot
 
 SYNTHETIC = runpy.run_path(str(Path(__file__).parent / "synthetic_store.py"))
@@ -39,11 +40,15 @@ def test_formats_go_by_the_ending(folder, tmp_path):
         plot(folder, "hist", tmp_path / "x.gif")
 
 
-def test_what_cannot_be_drawn_is_refused(folder, tmp_path):
+def test_what_cannot_be_drawn_is_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="known: hist, clusters, map, sweep"):
         plot(folder, "pie", tmp_path / "x.svg")
     with pytest.raises(UsageError, match="not nested"):
         plot(folder / "selection-0.5.parquet", "sweep", tmp_path / "x.svg")
+    monkeypatch.setattr(streamed, "STREAM_ABOVE", 0)
+    api.select(folder, keep_fractions=[0.6])
+    with pytest.raises(UsageError, match="without ranks"):
+        plot(folder / "selection-0.6.parquet", "sweep", tmp_path / "x.svg")
     SYNTHETIC["make_store"](tmp_path / "s", {"a": (SYNTHETIC["keys_of"](3), SYNTHETIC["planted"](3))})
     with pytest.raises(UsageError, match="nothing is selected"):
         plot(tmp_path / "s", "hist", tmp_path / "x.svg")

@@ -17,6 +17,7 @@ from sspruning import api
 from sspruning.errors import StoreError, UsageError
 from sspruning.progress import SilentProgress
 from sspruning.records import Selection
+from sspruning.stages import streamed
 from sspruning.stages.place import Place
 from sspruning.stages.report import gather, report
 from sspruning.stages.report_numbers import choice_of, count_clusters, count_selection, make_stops
@@ -283,6 +284,31 @@ def test_a_selection_that_is_not_nested_has_one_stop(chosen, tmp_path):
     found = count_selection(file, choice_of(file.selection), count_clusters(file), SilentTicker())
     assert found.counts.stops.fractions.tolist() == [0.7]
     assert "selected anew" in report(folder).path.read_text()
+
+
+def test_a_selection_without_ranks_shows_all_but_the_order_and_the_cut(chosen, tmp_path, monkeypatch):
+    folder = shutil.copytree(chosen / "store", tmp_path / "store")
+    api.select(folder, config=quick("select.steps=[]"))
+    ranked = gather(folder, Place.of(folder), None, SilentProgress())[0]
+    monkeypatch.setattr(streamed, "STREAM_ABOVE", 0)
+    api.select(folder, keep_fractions=[0.7], config=quick("select.steps=[]"))
+    path = folder / "selection-0.7.parquet"
+    found = gather(path, Place.of(path), None, SilentProgress())[0]
+    page = report(path).path.read_text()
+
+    assert found.counts.stops.fractions.tolist() == [0.7]
+    assert found.counts.kept().tolist() == ranked.counts.kept().tolist()
+    assert found.ledger.dropped == ranked.ledger.dropped
+    assert [one.key for one in found.galleries.unusual] == [one.key for one in ranked.galleries.unusual]
+    assert {one.key: one.kept for one in found.galleries.typical} == {
+        one.key: one.kept for one in ranked.galleries.typical
+    }
+    assert found.galleries.order == found.galleries.last_kept == found.galleries.first_dropped == []
+    assert [row.cut for row in found.rows] == [[] for _ in ranked.rows]
+    assert "chosen without ranks" in page
+    assert "Order of keeping" not in page
+    assert 'href="#cut"' not in page
+    assert api.sweep(folder, [0.7], config=quick("select.steps=[]"))[0].n_kept == found.ledger.n_kept
 
 
 class SilentTicker:

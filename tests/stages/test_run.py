@@ -9,8 +9,11 @@ import pytest
 from sspruning import api
 from sspruning.config import Config, load_config
 from sspruning.errors import UsageError
+from sspruning.fingerprint import fingerprint
 from sspruning.progress import SilentProgress
-from sspruning.stages.run import prune, up_to_prototypes, up_to_selections
+from sspruning.stages import run as chain
+from sspruning.stages.current_prototypes import up_to_prototypes
+from sspruning.stages.run import prune, up_to_selections
 from sspruning.stages.workspace import Workspace
 
 
@@ -19,6 +22,7 @@ def test_a_run_leaves_its_artefacts_in_one_folder(configured, tmp_path):
     assert (result.embedded.n_embedded, result.selection.n_kept, result.manifest.n_kept) == (60, 42, 42)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.yaml",
+        "digests.json",
         "store",
         "prototypes.h5",
         "scores",
@@ -33,7 +37,7 @@ def test_only_what_depends_on_a_setting_is_made_again(configured, tmp_path, smal
     prune(configured("select.keep_fraction=0.5"), overwrite=True)
     after = small.stamps(tmp_path / "run", but=["config.yaml"])
     changed = {path.rsplit("/", 1)[1] for path in after if after[path] != before.get(path)}
-    assert changed == {"selection.parquet"}
+    assert changed == {"selection.parquet", "digests.json"}
     prune(configured("select.keep_fraction=0.5", "cluster.seed=7"), overwrite=True)
     last = small.stamps(tmp_path / "run" / "store")
     assert last == {path: after[path] for path in last}
@@ -105,16 +109,66 @@ def test_what_a_killed_run_left_unfinished_is_swept_by_the_next_one(lost, config
     assert small.temporaries(tmp_path) == []
 
 
-def test_prototypes_are_made_once_unless_forced(store, settings, small):
+def test_prototypes_are_made_once_unless_forced(store, settings, small, inline):
     workspace = Workspace.of(store.path)
-    first = up_to_prototypes(workspace, settings(), SilentProgress())
+    first = up_to_prototypes(workspace, settings(), inline, SilentProgress())
     stamp = workspace.prototypes.stat().st_mtime_ns
-    again = up_to_prototypes(workspace, settings(), SilentProgress())
+    again = up_to_prototypes(workspace, settings(), inline, SilentProgress())
     assert again.fingerprint == first.fingerprint
     assert workspace.prototypes.stat().st_mtime_ns == stamp
-    forced = up_to_prototypes(workspace, settings(), SilentProgress(), force=True)
+    forced = up_to_prototypes(workspace, settings(), inline, SilentProgress(), force=True)
     assert workspace.prototypes.stat().st_mtime_ns > stamp
     assert forced.centroids.tobytes() == first.centroids.tobytes()
+
+
+EVERYTHING = ("cluster.full_rounds=3", "cluster.points_per_centroid=4")
+
+
+def test_a_clustering_over_everything_that_was_killed_goes_on_and_leaves_nothing(store, settings, inline, monkeypatch):
+    workspace, config = Workspace.of(store.path), settings(*EVERYTHING)
+    clean = up_to_prototypes(workspace, config, inline, SilentProgress())
+    assert clean.info["full_rounds"]["rounds"] >= 2
+    assert not workspace.rounds.exists()
+    workspace.prototypes.unlink()
+
+    class Killed(type(inline)):
+        left = 1
+
+        def run(self, spec, tasks):
+            for outcome in super().run(spec, tasks):
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                yield outcome
+
+    with pytest.raises(KeyboardInterrupt):
+        up_to_prototypes(workspace, config, Killed(), SilentProgress())
+    assert workspace.rounds.exists()
+    monkeypatch.setattr(chain, "cluster", None)  # the sample is not clustered again
+    found = up_to_prototypes(workspace, config, inline, SilentProgress())
+    assert found.centroids.tobytes() == clean.centroids.tobytes()
+    assert found.info == clean.info
+    assert not workspace.rounds.exists()
+
+
+def test_rounds_that_nobody_needs_any_more_are_swept(store, settings, inline):
+    workspace = Workspace.of(store.path)
+    up_to_prototypes(workspace, settings(), inline, SilentProgress())
+    workspace.rounds.mkdir()
+    (workspace.rounds / f"{'0' * 16}.0001.h5").write_bytes(b"left behind")
+    up_to_prototypes(workspace, settings(), inline, SilentProgress())
+    assert not workspace.rounds.exists()
+
+
+def test_other_full_rounds_are_other_prototypes_but_none_are_what_they_were(store, settings, inline):
+    workspace = Workspace.of(store.path)
+    found = {
+        n: up_to_prototypes(workspace, settings(f"cluster.full_rounds={n}"), inline, SilentProgress()) for n in (0, 2)
+    }
+    assert found[0].fingerprint != found[2].fingerprint
+    assert "full_rounds" not in found[0].info
+    before = settings().cluster.model_dump(mode="json", exclude={"reuse", "full_rounds"})
+    assert found[0].info["settings"] == fingerprint(before)
 
 
 def test_a_warning_for_keeping_few_hard_samples_is_given(store, settings, inline):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sspruning.clusterers import faiss_kmeans
 from sspruning.config import ScoreConfig
 from sspruning.errors import MachineError, StoreError
 from sspruning.execution import Outcome, make_executor
@@ -226,6 +227,13 @@ def test_a_damaged_assignment_is_named_with_what_to_do(bench):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(StoreError, match="delete it"):
         bench.score()
+
+
+def test_workers_search_on_the_device_that_is_asked_for(bench, monkeypatch):
+    monkeypatch.setattr(faiss_kmeans, "_gpu_works", lambda faiss: False)
+    inputs = bench.store, bench.prototypes, bench.path, bench.folder / "gpu", ScoreConfig(), InlineExecutor()
+    with pytest.raises(MachineError, match="no working GPU"):
+        score(*inputs, device="gpu")
 
 
 def test_an_error_in_a_worker_is_the_error_of_the_stage(bench):

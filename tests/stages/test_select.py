@@ -1,6 +1,11 @@
 """Scores to selection: exact, nested, reproducible, and with a reason for each sample."""
 
+import json
+import os
 import runpy
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sspruning.config import Config, ScoreConfig, SelectConfig
+from sspruning import api
+from sspruning.config import Config, ScoreConfig, SelectConfig, load_config
 from sspruning.errors import StoreError, UsageError
 from sspruning.execution.inline import InlineExecutor
-from sspruning.policies import COUNT_MATTERS, POLICIES
+from sspruning.policies import COUNT_MATTERS, POLICIES, RULES
 from sspruning.records import Prototypes
 from sspruning.stages import chain as module
+from sspruning.stages import streamed
 from sspruning.stages.candidates import Scored
 from sspruning.stages.score import assignment_path, score
 from sspruning.stages.select import kept_count, select, selection_fingerprint
@@ -225,3 +232,115 @@ def test_nested_sets_are_ranked_once_and_others_once_for_each_fraction(bench, mo
         select(bench.scored(keep=keep), {f: bench.folder / f"{f}.parquet" for f in (0.9, 0.5)}, {})
 
     assert ranked == ["hard", "density", "density"]
+
+
+# more samples than are held in memory
+
+
+@pytest.fixture
+def few_are_many(monkeypatch):
+    """Selections of all samples of the bench are made as if they were more than are chosen from in memory."""
+    monkeypatch.setattr(streamed, "STREAM_ABOVE", N - 1)
+
+
+@pytest.mark.parametrize("keep", sorted(RULES))
+@pytest.mark.parametrize("floor", ["proportional", "uniform"])
+def test_without_ranks_the_rows_are_the_same_but_for_the_rank(bench, keep, floor, monkeypatch):
+    for fraction in (0.005, 0.3, 0.7, 1.0):
+        ranked, before = bench.select(keep=keep, keep_fraction=fraction, floor=floor)
+        with monkeypatch.context() as patch:
+            patch.setattr(streamed, "STREAM_ABOVE", N - 1)
+            found, after = bench.select(keep=keep, keep_fraction=fraction, floor=floor)
+        assert (found.n_kept, found.fingerprint) == (ranked.n_kept, ranked.fingerprint)
+        assert after.pop("rank") == [None] * N
+        del before["rank"]
+        assert after == before
+
+
+def test_a_selection_without_ranks_says_so_and_is_a_version_of_its_own(bench, few_are_many):
+    found, _ = bench.select()
+    path = bench.folder / "selection.parquet"
+    assert SelectionFile.open(path).selection == found
+    assert not found.ranked
+    assert found.settings["nested"] is False
+    schema = pq.read_schema(path)
+    assert json.loads(schema.metadata[b"sspruning"])["format_version"] == 3
+    assert [field.name for field in schema if field.nullable] == ["rank"]
+
+
+def test_few_samples_steps_and_policies_that_look_at_vectors_have_ranks(bench, few_are_many, monkeypatch):
+    assert bench.select(keep="coverage")[0].ranked
+    assert bench.select(keep="density")[0].ranked
+    assert bench.select(steps=["defects"])[0].ranked
+    assert not bench.select()[0].ranked
+    monkeypatch.setattr(streamed, "STREAM_ABOVE", N)
+    assert bench.select()[0].ranked
+
+
+def test_several_fractions_without_ranks_are_each_what_one_alone_would_be(bench, few_are_many):
+    paths = {fraction: bench.folder / f"many-{fraction}.parquet" for fraction in (0.9, 0.3)}
+    select(bench.scored(), paths, {"metric": "m"})
+    for fraction, path in paths.items():
+        bench.select("alone.parquet", keep_fraction=fraction)
+        assert path.read_bytes() == (bench.folder / "alone.parquet").read_bytes()
+
+
+class Nothing:
+    needs = frozenset()
+
+    def __call__(self, piece):
+        return np.zeros(piece.size, bool)
+
+
+def test_a_rule_that_keeps_another_number_is_caught(bench, few_are_many, monkeypatch):
+    monkeypatch.setattr(streamed.RULES, "resolve", lambda name: lambda stream: Nothing())
+    with pytest.raises(StoreError, match="keeps 0 samples instead of 161"):
+        bench.select("wrong.parquet")
+    assert not (bench.folder / "wrong.parquet").exists()
+
+
+KILLED = """
+import os, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+from sspruning import api
+from sspruning.config import load_config
+from sspruning.progress import SilentProgress
+from sspruning.stages import streamed
+
+class Deadly(SilentProgress):
+    @contextmanager
+    def stage(self, name, total, unit):
+        with super().stage(name, total, unit) as self.told:
+            yield self if name == "select" else self.told
+
+    def tick(self, count=1):
+        self.told.tick(count)
+        if self.told.done > 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+streamed.STREAM_ABOVE = 0
+api.select(sys.argv[1], config=load_config(None, sys.argv[2:]), progress=Deadly())
+"""
+SETTINGS = ("cluster.n_clusters=4", "execution.executor=inline", "select.keep_fraction=0.7")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_a_selection_killed_while_it_is_written_is_made_by_the_same_command(tmp_path, monkeypatch):
+    path = tmp_path / "store"
+    make_store(path, split(keys_of(N), planted(N), SIZES))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), *SETTINGS],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    assert not (path / "selection.parquet").exists()
+    assert [found.name.partition(".tmp.")[0] for found in path.glob(".*.tmp.*")] == [".selection.parquet"]
+
+    monkeypatch.setattr(streamed, "STREAM_ABOVE", 0)
+    selected = api.select(path, config=load_config(None, list(SETTINGS))).selection
+    assert (selected.n_kept, selected.ranked) == (round(0.7 * N), False)
+    assert list(path.glob(".*.tmp.*")) == []
+    stamp = (path / "selection.parquet").stat().st_mtime_ns
+    api.select(path, config=load_config(None, list(SETTINGS)))
+    assert (path / "selection.parquet").stat().st_mtime_ns == stamp

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sspruning import api
 from sspruning.cli_report import show_command
 from sspruning.config import load_config
 from sspruning.errors import UsageError
+from sspruning.stages import streamed
 from sspruning.stages.show import show
 from sspruning.storage.artifacts import SelectionFile
 
@@ -73,6 +75,19 @@ def test_a_skipped_sample_and_an_unknown_key(store, tmp_path, small):
     assert show(store.path, "bad").skipped == "not_an_image"
     with pytest.raises(UsageError, match=r"no sample has the key 'no\\x07pe'; keys look like 'part.0/s0-0000'"):
         show(store.path, "no\x07pe")
+
+
+def test_without_ranks_everything_else_is_told(folder, monkeypatch):
+    before = show(folder, "k00031").choosing
+    monkeypatch.setattr(streamed, "STREAM_ABOVE", 0)
+    api.select(folder, keep_fractions=[0.8])
+    app = typer.Typer()
+    app.command()(show_command)
+    path = str(folder / "selection-0.8.parquet")
+    assert show(path, "k00031").choosing == replace(before, rank=None)
+    told = CliRunner().invoke(app, [path, "k00031"])
+    assert "rank" not in told.output
+    assert before.reason in told.output or before.kept
 
 
 def test_the_command_speaks_to_people_and_to_machines(folder):

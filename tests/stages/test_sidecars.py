@@ -7,7 +7,7 @@ import pytest
 
 from sspruning import api
 from sspruning.config import load_config
-from sspruning.errors import UsageError
+from sspruning.errors import StoreError
 from sspruning.stages.verify import verify
 from sspruning.storage.artifacts import SelectionFile
 
@@ -88,7 +88,7 @@ def test_an_output_counts_only_when_its_last_file_is_there(name, store, settings
         monkeypatch.setattr(sidecars, function, failing(getattr(sidecars, function)))
     with pytest.raises(KeyboardInterrupt):
         api.select(store.path, output=tmp_path / "pruned", config=settings())
-    with pytest.raises(UsageError, match="not finished"):
+    with pytest.raises(StoreError, match="not finished"):
         verify(tmp_path / "pruned")
     before = small.stamps(tmp_path / "pruned")
     monkeypatch.undo()

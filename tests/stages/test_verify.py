@@ -138,6 +138,7 @@ def test_a_whole_store_is_proved(store):
     assert report.checked == {
         "parts with the recorded sha256 and sound rows": 3,
         "embedded samples accounted for": 60,
+        "other files as their digests say": 3,
     }
 
 
@@ -182,6 +183,16 @@ def test_a_run_folder_stands_for_its_store(tmp_path, content, settings):
 
     api.embed(str(tmp_path / "shards"), tmp_path / "run" / "store", config=settings())
     assert verify(tmp_path / "run").ok
+
+
+def test_a_persons_config_beside_a_store_needs_no_digest(tmp_path, content, settings):
+    from sspruning import api
+
+    api.embed(str(tmp_path / "shards"), tmp_path / "mine" / "store", config=settings())
+    (tmp_path / "mine" / "config.yaml").write_text("mine: true\n")
+    assert verify(tmp_path / "mine").ok
+    (tmp_path / "mine" / "store" / "digests.json").unlink()
+    assert "digests.json: missing" in problems(tmp_path / "mine")
 
 
 def test_other_folders_are_refused_with_what_to_give(tmp_path):

@@ -155,7 +155,7 @@ def test_an_interrupted_write_goes_on_where_it_stopped(do, inline, small, tmp_pa
     before = small.stamps(tmp_path / "pruned")
     done = [path for path in before if path.endswith(".tar")]
     assert len(done) == 4
-    with pytest.raises(UsageError, match="not finished"):
+    with pytest.raises(StoreError, match="not finished"):
         verify(tmp_path / "pruned")
     do(samples_per_shard=5)
     after = small.stamps(tmp_path / "pruned")

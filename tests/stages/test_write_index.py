@@ -16,6 +16,7 @@ from sspruning.stages.sidecars import output_of
 from sspruning.stages.verify import verify
 from sspruning.stages.write import write
 from sspruning.storage.artifacts import SelectionFile
+from sspruning.storage.digests import with_digest
 from sspruning.storage.samples import ShardReader
 from sspruning.storage.store import Store
 from sspruning.trainers import TRAINERS
@@ -199,11 +200,13 @@ def test_more_and_smaller_shards_are_made_where_so_many_are_needed(do, tmp_path)
         do(num_shards=25, overwrite=True)
 
 
+def save_manifest(folder, content):
+    (folder / ".sspruning" / "manifest.json").write_text(json.dumps(with_digest(content)))
+
+
 def earlier_release(folder):
     """Make an output look like one of format version 1."""
-    path = folder / ".sspruning" / "manifest.json"
-    content = manifest_of(folder)
-    path.write_text(json.dumps({**content, "format_version": 1}))
+    save_manifest(folder, {**manifest_of(folder), "format_version": 1})
 
 
 def test_an_output_of_an_earlier_release_is_refused_and_can_be_replaced(do, tmp_path):
@@ -226,7 +229,7 @@ def test_a_manifest_that_names_files_elsewhere_removes_nothing(name, do, small, 
     do()
     content = manifest_of(pruned)
     content["files"][name] = "0" * 64
-    (pruned / ".sspruning" / "manifest.json").write_text(json.dumps({**content, "shards_fingerprint": "0" * 64}))
+    save_manifest(pruned, {**content, "shards_fingerprint": "0" * 64})
     before = small.digests(tmp_path)
     with pytest.raises(StoreError, match="would lie outside"):
         do(overwrite=True)
@@ -238,7 +241,7 @@ def test_a_manifest_without_a_key_is_damaged(key, do, tmp_path):
     do()
     content = manifest_of(tmp_path / "pruned")
     del content[key]
-    (tmp_path / "pruned" / ".sspruning" / "manifest.json").write_text(json.dumps(content))
+    save_manifest(tmp_path / "pruned", content)
     with pytest.raises(StoreError, match=f"without {key}"):
         output_of(tmp_path / "pruned")
 

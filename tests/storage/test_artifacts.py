@@ -321,7 +321,8 @@ SELECTION_DAMAGE = {
     "no parquet": lambda path: path.write_bytes(b"text" * 100),
     "parquet of others": lambda path: pq.write_table(pa.table({"key": ["a"]}), path),
     "an earlier version": lambda path: rewrite(path, pq.read_table(path), format_version=1),
-    "a later version": lambda path: rewrite(path, pq.read_table(path), format_version=3),
+    "a later version": lambda path: rewrite(path, pq.read_table(path), format_version=4),
+    "a version without ranks, with ranks": lambda path: rewrite(path, pq.read_table(path), format_version=3),
     "another format": lambda path: rewrite(path, pq.read_table(path), format="other"),
     "a column too few": lambda path: rewrite(path, pq.read_table(path).drop_columns("rank")),
     "facts that are a list": lambda path: pq.write_table(

@@ -85,9 +85,13 @@ def test_a_brace_pattern_may_be_longer_than_a_file_name(folder):
         ("ftp://example.org/s.tar", "ftp:// is not read; use s3://"),
         ("s3:///s.tar", "names no bucket"),
         ("s3://key:word@bucket/s.tar", r"s3://bucket/s.tar: the URL has credentials"),
+        ("s3://key:wo/rd@bucket/s.tar", r"^s3://bucket/s.tar: the URL has credentials"),
+        ("https://user:pa/ss@example.org/s.tar", r"^https://example.org/s.tar: the URL has credentials"),
         ("https://user@example.org/s.tar", r"https://example.org/s.tar: the URL has credentials"),
         ("https://example.org/s.tar?signature=x", r"^https://example.org/s.tar: a query string"),
         ("http://example.org/s.tar", "read from this machine only"),
+        ("s3://key:word@bucket/s-{0..999999999}.tar", r"^s3://bucket/s-\{0..999999999\}.tar: the URL has credentials"),
+        ("s3://buc[ket/s.tar", "is no URL"),
         ("https://example.org/s*.tar", "HTTP cannot list"),
         ("https://example.org/folder", "HTTP cannot list"),
         ("s-009.tar", "s-009.tar: no such shard"),
@@ -105,12 +109,6 @@ def test_a_brace_pattern_may_be_longer_than_a_file_name(folder):
 def test_what_cannot_be_a_shard_is_refused_by_name(folder, text, message):
     with pytest.raises(UsageError, match=message):
         open_corpus([text])
-
-
-def test_nothing_is_run_for_a_pipe(folder):
-    with pytest.raises(UsageError):
-        open_corpus(["pipe:touch marker.tar"])
-    assert not (folder / "marker.tar").exists()
 
 
 def test_no_inputs_at_all_is_an_error():

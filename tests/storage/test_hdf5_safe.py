@@ -1,5 +1,6 @@
 """What HDF5 would follow, fill or inflate is refused before it is read; text is inflated no further than it may be."""
 
+import re
 import zlib
 
 import h5py
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sspruning.errors import StoreError
-from sspruning.storage.hdf5_safe import checked_dataset, text_values
+from sspruning.storage.hdf5_safe import checked_dataset, text_array, text_values
 
 TEXT = {"chunks": (3,), "shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
 VALUES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9), min_size=1)
@@ -25,7 +26,30 @@ def text_file(values, **options):
 
 
 def read(file, path="x.h5"):
-    return text_values(checked_dataset(path, file, "key", "S", (None,)))
+    """The texts as a list; as an array they are the same, or refused in the same words."""
+    dataset = checked_dataset(path, file, "key", "S", (None,))
+    try:
+        found = text_values(dataset)
+    except (OSError, ValueError) as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            text_array(dataset)
+        raise
+    assert text_array(dataset)[0].to_pylist() == found
+    return found
+
+
+@given(VALUES)
+def test_equal_texts_have_equal_hashes_and_others_nearly_never(values):
+    with text_file(values) as file:
+        _, hashes = text_array(file["key"])
+        assert len(set(zip(values, hashes.tolist(), strict=True))) == len(set(values)) == len(set(hashes.tolist()))
+
+
+def test_bytes_that_are_no_text_are_refused():
+    with text_file(["abc", "xyz"]) as file:
+        file["key"][1] = b"x\xffz"
+        with pytest.raises(ValueError, match="UTF8"):
+            text_array(file["key"])
 
 
 @given(VALUES)

@@ -31,6 +31,7 @@ def everything(path):
     with open_part(path) as part:
         columns = {name: part.column(name) for name in COLUMNS}
         found = {"embedding": part.embedding(), "key": part.keys(), **columns}
+        found["key_array"] = part.key_array().to_pylist()
         found |= {"digest": part.digest(), "content": part.content(), "content_hash": part.content_hash()}
         return {**found, "skipped": list(part.skipped()), "counts": (part.n_rows, part.n_skipped, part.dim)}
 
@@ -43,7 +44,7 @@ def assert_holds(path, part):
         assert found[name].tobytes() == expected.tobytes(), name
     assert found["content_hash"].dtype == np.uint64
     assert found["content_hash"].tolist() == [int.from_bytes(row[:8].tobytes(), "little") for row in part.content]
-    assert found["key"] == part.key
+    assert found["key"] == found["key_array"] == part.key
     assert found["skipped"] == list(zip(part.skipped_row, part.skipped_key, part.skipped_reason, strict=True))
     assert found["counts"] == (*part.embedding.shape[:1], len(part.skipped_key), part.embedding.shape[1])
 
@@ -54,6 +55,15 @@ def assert_holds(path, part):
 def test_a_part_is_read_back_bit_by_bit(tmp_path, n, d, skipped):
     part = make_part(n, d, skipped)
     assert_holds(write(tmp_path, encode_part(part)), part)
+
+
+def test_a_key_that_is_there_twice_is_refused_however_keys_are_read(tmp_path):
+    part = make_part(9000, 3, 0)
+    part = replace(part, key=[*part.key[:-1], part.key[3]])
+    with open_part(write(tmp_path, encode_part(part))) as opened:
+        for read in (opened.keys, opened.key_array):
+            with pytest.raises(StoreError, match="holds a key twice"):
+                read()
 
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

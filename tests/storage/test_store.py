@@ -10,6 +10,7 @@ import pytest
 from corpora import make_part
 
 from sspruning.errors import StoreError
+from sspruning.fingerprint import canonical_json, fingerprint
 from sspruning.records import Scores, ShardRef
 from sspruning.storage.artifacts import save_column, score_path
 from sspruning.storage.corpus import open_corpus
@@ -107,8 +108,9 @@ def test_a_store_of_another_format_is_refused(tmp_path, store, content):
 
 def as_version(store, version):
     """Pretend that a release with another format wrote ``store.json``."""
-    content = json.loads((store.path / "store.json").read_text())
-    (store.path / "store.json").write_text(json.dumps(content | {"format_version": version}))
+    content = json.loads((store.path / "store.json").read_text()) | {"format_version": version}
+    content["fingerprint"] = fingerprint({"format_version": version, "settings": content["settings"]})
+    (store.path / "store.json").write_text(canonical_json(content) + "\n")
 
 
 def test_a_store_of_an_earlier_release_says_to_embed_again_and_how(tmp_path, store):
@@ -232,6 +234,7 @@ def test_a_part_with_a_broken_proof_is_pending_and_is_not_used(full, shards, nam
     assert [record.shard_id for record in fresh.records()] == ["b", "c"]
     commit(fresh, shards[0])
     assert len(fresh.records(refresh=True)) == 3
+    fresh.drop_stale_parts(fresh.records(), fresh.shards())
     assert sorted(path.suffix for path in part.parent.iterdir()) == [".h5"] * 3 + [".json"] * 3
 
 
@@ -345,3 +348,47 @@ def test_key_hashes_come_part_by_part(full):
 def test_a_store_without_a_corpus_says_what_is_missing(store):
     with pytest.raises(StoreError, match=r"corpus\.json: missing"):
         store.records()
+
+
+def spoil(path):
+    """Flip a bit of a file's last number or letter but three."""
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_store_json_is_written_again_by_the_settings_that_its_parts_had(full):
+    path = full.path / "store.json"
+    whole = path.read_bytes()
+    spoil(path)
+    assert Store.at(full.path) is None
+    with pytest.raises(StoreError, match="is damaged; run `sspruning embed`"):
+        Store(full.path)
+    with pytest.raises(StoreError, match="damaged"):
+        Store.create(full.path, SETTINGS | {"dim": 6})
+    assert len(Store.create(full.path, SETTINGS).records()) == 3
+    assert path.read_bytes() == whole
+
+
+def test_a_record_that_is_not_what_the_manifest_says_counts_no_more(full, shards):
+    full.write_manifest()
+    path = full.record_path(shards[0].shard_id)
+    path.write_text(path.read_text().replace('"no_key": 2', '"no_key": 3'))
+    assert [Store(full.path).committed(shard) is None for shard in shards] == [True, False, False]
+
+
+def test_a_part_that_was_changed_after_its_record_counts_no_more(full, shards):
+    record = full.records()[1]
+    part = full.part_path(record)
+    spoil(part)
+    later = full.record_path(record.shard_id).stat().st_mtime_ns + 10**9
+    os.utime(part, ns=(later, later))
+    assert [full.committed(shard) is None for shard in shards] == [False, True, False]
+    assert full.doubt(record) == "its part is missing or damaged"
+
+
+def test_a_manifest_that_is_up_to_date_is_left_alone(full):
+    full.write_manifest()
+    before = (full.path / "manifest.json").stat()
+    full.write_manifest()
+    assert (full.path / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns

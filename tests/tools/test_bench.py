@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "tools" / "bench"
 CASES = ["scan", "write", "embed_shipped", "embed_vs_script", "embed_resnet50", "memory", "run", "help"]
-CASES += ["recipes", "recipes_million"]
+CASES += ["recipes", "recipes_million", "select_100m", "scale", "lloyd", "ray"]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -34,11 +35,20 @@ class Embedding:
     The store's path stays the same, because a worker keeps its encoder as long as nothing it was built for changes.
     """
 
-    def __init__(self, context: Context, corpus: Corpus, spec: EncoderSpec, name: str) -> None:
-        self._corpus, self._spec, self._workers = corpus, spec, context.workers
+    def __init__(
+        self,
+        context: Context,
+        corpus: Corpus,
+        spec: EncoderSpec,
+        name: str,
+        executor: str = "local",
+        address: str | None = None,
+    ) -> None:
+        self._corpus, self._spec = corpus, spec
+        self._place = partial(make_executor, executor, context.workers, address=address)
         self.store = context.folder(name) / "store"
         self.count = 0
-        self._executor = make_executor("local", self._workers)
+        self._executor = self._place()
 
     def __enter__(self) -> Embedding:
         return self
@@ -56,7 +66,7 @@ class Embedding:
     def cold(self) -> float:
         """Seconds with workers that have yet to start; they go on to serve `warm`."""
         self._executor.close()
-        self._executor = make_executor("local", self._workers)
+        self._executor = self._place()
         return self.warm()
 
     def _embed(self) -> None:

@@ -40,9 +40,13 @@ CASES = {
     "embed_vs_script": "bench.case_embed_vs_script",
     "embed_resnet50": "bench.case_embed_resnet50",
     "memory": "bench.case_memory",
+    "lloyd": "bench.case_lloyd",
     "recipes": "bench.case_recipes",
     "recipes_million": "bench.case_recipes_million",
+    "select_100m": "bench.case_select_100m",
+    "scale": "bench.case_scale",
     "run": "bench.case_run",
+    "ray": "bench.case_ray",
     "help": "bench.case_help",
 }
 """Name -> module with ``measure(context) -> list[Row]``. A new case is one file and one line here."""
