@@ -266,8 +266,8 @@ def verify_command(
     """Prove that nothing was lost or damaged; reads everything again, sources included."""
     from sspruning import api
 
-    found = api.verify(folder, say.console())
-    say.verified(found, folder.rstrip("/") or folder)
+    found = api.verify(opt.place(folder), say.console())
+    say.verified(found, opt.place(folder))
 
 
 @app.command("demo")

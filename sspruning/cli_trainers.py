@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sspruning import options as opt
 from sspruning import terminal as say
 from sspruning.errors import QuarantineError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sspruning.stages.check_trainer import TrainerCheck
 
 __all__ = ["check_trainer_command"]
@@ -48,19 +51,20 @@ def check_trainer_command(
         "energon": energon,
     }
     named = [name for name, wanted in flags.items() if wanted]
-    checks = check_trainer(folder, named, limit=limit, progress=say.console())
-    _told(checks, folder, limit)
+    place = opt.place(folder)
+    checks = check_trainer(place, named, limit=limit, progress=say.console())
+    _told(checks, place, limit)
     failed = [
         check.name
         for check in checks
         if (check.ok is False and (named or not check.obstacles)) or (named and check.way == "no index")
     ]
     if failed:
-        raise QuarantineError(f"{folder}: not read whole by {', '.join(failed)}; the lines above say why")
+        raise QuarantineError(f"{place}: not read whole by {', '.join(failed)}; the lines above say why")
 
 
 @say.tells("trainers")
-def _told(checks: list[TrainerCheck], folder: str, limit: int | None) -> None:
+def _told(checks: list[TrainerCheck], folder: str | Path, limit: int | None) -> None:
     """All that came of the checks."""
     part = "" if limit is None else f" in the first {limit:,} shards"
     say.line(f"{checks[0].n_samples:,} samples{part} of {folder}")

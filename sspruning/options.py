@@ -59,6 +59,7 @@ __all__ = [
     "fractions",
     "overridden",
     "pairs",
+    "place",
     "stored",
     "whole_numbers",
     "writing",
@@ -216,6 +217,13 @@ Import = Annotated[
 ]
 
 Column = Annotated[str | None, typer.Option(help="Column of the imported scores. Default: score, or the only number.")]
+
+
+def place(text: str) -> str | Path:
+    """A URL as it was given; anything else as a path."""
+    from sspruning.storage.urls import is_url
+
+    return text if is_url(text) else Path(text)
 
 
 def pairs(words: list[str], flag: str) -> dict[str, Any]:
