@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def _once(context: Context, parts: int, rows: int, k: int) -> tuple[TreeMemory, 
     """Peaks and stages of one whole computation."""
     path = context.folder("scale") / "store"
     synthetic(Store.create(path, {"dim": DIM, "encoder": {"encoder": "synthetic"}}), parts, rows, k)
-    return watched_select(context, path, [f"cluster.n_clusters={k}", "select.keep_fraction=0.7"])
+    found = watched_select(context, path, [f"cluster.n_clusters={k}", "select.keep_fraction=0.7"])
+    shutil.rmtree(path.parent)  # 9 GB
+    return found
 
 
 def _linear(stages: dict[str, float]) -> float:
