@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from sspruning.storage.store import Store
 __all__ = ["measure", "watched_select"]
 
 PART_ROWS = 25_000
-CONSTANT = ("sample", "cluster")  # stages whose work is that of a million sampled rows, however many there are
+SAMPLED_EACH = 1000  # rows for each prototype: a million in all
+CONSTANT = ("sample", "cluster")  # stages whose work is that of the sampled rows, however many there are
 SELECT = """
 import sys
 from pathlib import Path
@@ -84,7 +86,10 @@ def _once(context: Context, parts: int, rows: int, k: int) -> tuple[TreeMemory, 
     """Peaks and stages of one whole computation."""
     path = context.folder("scale") / "store"
     synthetic(Store.create(path, {"dim": DIM, "encoder": {"encoder": "synthetic"}}), parts, rows, k)
-    return watched_select(context, path, [f"cluster.n_clusters={k}", "select.keep_fraction=0.7"])
+    sampled = f"cluster.points_per_centroid={SAMPLED_EACH}"
+    found = watched_select(context, path, [f"cluster.n_clusters={k}", sampled, "select.keep_fraction=0.7"])
+    shutil.rmtree(path.parent)  # 9 GB
+    return found
 
 
 def _linear(stages: dict[str, float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def measure_select(context: Context, case: str, parts: int, rows: int, k: int) -
     found = [once() for _ in range(min(REPEATS, context.repeats))]
     what = f"select hard 0.7 of {parts * rows} scores, k={k}"
     size = workspace.selection.stat().st_size / 1e9
+    shutil.rmtree(path.parent)  # 13 GB
     worst = max((peak for peak, _ in found), key=lambda peak: peak.pss)
     return [
         alone(
