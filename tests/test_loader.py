@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset
@@ -296,8 +297,9 @@ def test_a_missing_or_damaged_selection_is_refused_before_anything_is_read(shard
         filtered(shards, tmp_path / "none.parquet")
     with pytest.raises(StoreError, match="says 13"):
         filtered(shards, make_selection(tmp_path / "s.parquet", KEYS, KEPT, n_embedded=13))
-    data = bytearray(selection.read_bytes())
-    data[100:140] = bytes(40)
+    data, keys = bytearray(selection.read_bytes()), pq.read_metadata(selection).row_group(0).column(0)
+    end = keys.data_page_offset + keys.total_compressed_size
+    data[end - 8 : end] = bytes(8)
     selection.write_bytes(data)
     with pytest.raises(StoreError, match="damaged"):
         filtered(shards, selection)

@@ -1,11 +1,8 @@
 """What fault tests share: the nursery of processes, a ground to work on, and a table of what became of every test."""
 
 import pytest
-
-pytest.register_assert_rewrite("faults.harness")
-
-from faults.harness import Ground, Nursery  # noqa: E402 - its assertions are to say what they compared
-from outcome_table import OutcomeTable  # noqa: E402
+from faults.harness import Ground, Nursery
+from outcome_table import OutcomeTable
 
 TABLE = OutcomeTable("tests/faults/")
 
