@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent))  # with import-mode=importlib nothin
 
 from corpora import make_corpus
 
-pytest.register_assert_rewrite("faults.harness")  # its assertions are to say what they compared
+pytest.register_assert_rewrite("faults.harness", "tiny_runs")  # its assertions are to say what they compared
 
 settings.register_profile(
     "sspruning", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]

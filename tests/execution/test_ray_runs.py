@@ -10,50 +10,26 @@ from pathlib import Path
 
 import psutil
 import pytest
-from corpora import make_corpus, picture, tar
+from corpora import picture, tar
 from faults.harness import PACKAGE_ROOT, assert_no_crash, is_temporary, results
-from typer.testing import CliRunner
+from tiny_runs import call, make_tiny_run
 
-from sspruning.cli import app
 from sspruning.storage.store import Store
 
 HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes, and looks for them in /proc")
 
-CONFIG = """\
-name: tiny
-corpus: {input: shards}
-encoder: {name: pixels}
-cluster: {name: numpy_kmeans, n_clusters: 2}
-select: {keep_fraction: 0.6}
-write: {samples_per_shard: 3}
-"""
 LOCAL, RAY = ("--executor", "local", "--workers", "2"), ("--executor", "ray", "--workers", "2")
 EMBED = ("embed", "shards", "--store", "store", "--encoder", "pixels", "--set", "corpus.decode_timeout_s=3")
 DEADLINE_S = 90
-
-
-def make(folder):
-    for path in make_corpus(folder / "shards"):
-        os.utime(path, (1e9, 1e9))  # is kept in the store
-    (folder / "tiny.yaml").write_text(CONFIG)
-    return folder
-
-
-def call(*args):
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert_no_crash(done.output)
-    return done
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Results of a run with local workers in which nothing happens."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = make(tmp_path_factory.mktemp("whole"))
+        folder = make_tiny_run(tmp_path_factory.mktemp("whole"))
         patch.chdir(folder)
         assert call("run", "tiny.yaml", *LOCAL).exit_code == 0
         return results(folder)
@@ -63,7 +39,7 @@ def whole(tmp_path_factory):
 def work(tmp_path, monkeypatch):
     """A folder with a corpus, which is the current one."""
     monkeypatch.chdir(tmp_path)
-    return make(tmp_path)
+    return make_tiny_run(tmp_path)
 
 
 def test_a_whole_run_writes_the_same_bytes_as_with_local_workers(work, whole, local_ray):

@@ -1,53 +1,26 @@
 """Whatever becomes of a worker process, the run goes on, blames the right shard, and ends with the same bytes."""
 
 import json
-import os
 import signal
 import sys
 
 import psutil
 import pytest
-from corpora import make_corpus
 from faults.faulty_workers import use_faulty_workers
-from faults.harness import assert_no_crash, faulty_driver, is_temporary, is_voucher, results, wait_until
-from typer.testing import CliRunner
-
-from sspruning.cli import app
+from faults.harness import faulty_driver, is_temporary, is_voucher, results, wait_until
+from tiny_runs import call, make_tiny_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes, and looks for them in /proc")
 
 RUN = ("run", "tiny.yaml", "--workers", "2", "--set", "execution.executor=local")
-CONFIG = """\
-name: tiny
-corpus: {input: shards}
-encoder: {name: pixels}
-cluster: {name: numpy_kmeans, n_clusters: 2}
-select: {keep_fraction: 0.6}
-write: {samples_per_shard: 3}
-"""
 STAGES = {"embed": "train-000001", "score": "train-000001", "write": "shard-000001.tar"}
-
-
-def make(folder):
-    for path in make_corpus(folder / "shards"):
-        os.utime(path, (1e9, 1e9))  # is kept in the store
-    (folder / "tiny.yaml").write_text(CONFIG)
-    return folder
-
-
-def call(*args):
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert_no_crash(done.output)
-    return done
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Results of a run in which nothing happens."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = make(tmp_path_factory.mktemp("whole"))
+        folder = make_tiny_run(tmp_path_factory.mktemp("whole"))
         patch.chdir(folder)
         assert call(*RUN).exit_code == 0
         return results(folder)
@@ -57,7 +30,7 @@ def whole(tmp_path_factory):
 def work(tmp_path, monkeypatch):
     """A folder with a corpus, which is the current one."""
     monkeypatch.chdir(tmp_path)
-    return make(tmp_path)
+    return make_tiny_run(tmp_path)
 
 
 @pytest.fixture
