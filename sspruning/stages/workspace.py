@@ -94,7 +94,7 @@ class Workspace:
 
     def sweep_scores(self) -> None:
         """Remove what dead processes left unfinished among the scores."""
-        for folder in self.scores.glob("*"):
+        for folder in (self.scores, *self.scores.glob("*")):
             sweep(folder)
 
     def has_files(self) -> bool:

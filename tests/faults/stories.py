@@ -85,3 +85,7 @@ def make_inputs(folder):
         (folder / "photos" / f"{number}.jpg").write_bytes(picture(number))
         (folder / "photos" / f"{number}.txt").write_text(f"picture {number}")
     (folder / "whole.yaml").write_text(RUN)
+
+
+EXPORTED_FOLDERS = {"export npy", "export clip-retrieval", "export folder"}
+"""These come about as a whole, by the renaming of a folder: not synced, and what fails is begun again."""

@@ -1,10 +1,11 @@
 """What a kill cannot show: files reach the disk before they get their names, and folders after."""
 
 import pytest
-from faults.stories import STORIES
+from faults.stories import EXPORTED_FOLDERS, STORIES
 
 QUICK = ["embed a corpus that changed", "write for all trainers"]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in STORIES if name not in QUICK]
+SYNCED = [*QUICK, *(case for case in SLOW if case.values[0] not in EXPORTED_FOLDERS)]
 PAST_THE_PROTOCOL = {
     "events.jsonl",  # a log, of which a line may be lost
     "plan.*.npy",  # scratch of one process, gone at its end
@@ -18,7 +19,7 @@ def name_of(path):
     return next((form for form in PAST_THE_PROTOCOL if base.startswith(form.split("*")[0])), base)
 
 
-@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+@pytest.mark.parametrize("name", SYNCED)
 def test_files_are_synced_before_they_get_their_names_and_folders_after(name, ground):
     calls = [tuple(call) for call in ground.clean(name).calls]
     named = [at for at, (call, _, _) in enumerate(calls) if call in {"replace", "link"}]

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from faults.harness import assert_no_crash, content, is_temporary
 from faults.shim import KILL, TORN
-from faults.stories import STORIES
+from faults.stories import EXPORTED_FOLDERS, STORIES
 
 FULL = "ENOSPC for good"  # from a call on, as a full disk is; the others fail once
 FAULTS = [KILL, TORN, "EIO", "ENOSPC", FULL, "EINTR"]
@@ -75,8 +75,7 @@ def test_a_fault_at_any_call_is_made_good_by_the_same_command(name, fault, nurse
     strike_all(nursery, ground, name, fault, record_property)
 
 
-OF_FOLDERS = {"export npy", "export clip-retrieval", "export folder"}  # end with exit code 5, and go on later
-PATIENT = [name for name in STORIES if name not in {*QUICK, *OF_FOLDERS}]
+PATIENT = [name for name in STORIES if name not in {*QUICK, *EXPORTED_FOLDERS}]
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in PATIENT)])
