@@ -16,6 +16,7 @@ from sspruning.records import ShardRef
 from sspruning.stages.share import Share
 from sspruning.storage.corpus import Corpus, expand_inputs, open_corpus
 from sspruning.storage.store import Store
+from sspruning.storage.urls import is_url
 
 __all__ = ["shared_corpus"]
 
@@ -48,4 +49,4 @@ def _listed(store_path: Path) -> list[ShardRef]:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100 - keep symbolic links
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 - keep symbolic links
