@@ -6,18 +6,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-import numpy as np
-
 from sspruning.errors import StoreError
 from sspruning.records import ShardRef
-from sspruning.stages.inspect import Inspection, refuse_repeated_keys
+from sspruning.stages.inspect import refuse_repeated_rows
 from sspruning.storage.atomic import read_json
 from sspruning.storage.corpus import Corpus
 from sspruning.storage.store import CommitRecord, Store
 
 __all__ = ["catch_up", "finish", "record_corpus", "record_manifest"]
-
-SHOWN = 10
 
 
 def finish(store: Store, look: Callable[[], Corpus], *, check_keys: bool) -> list[ShardRef]:
@@ -44,7 +40,7 @@ def finish(store: Store, look: Callable[[], Corpus], *, check_keys: bool) -> lis
     if left or _is_recorded(store):
         return left
     if check_keys:
-        _refuse_keys_of_several_shards(store)
+        refuse_repeated_rows(store)
     record_manifest(store)
     return []
 
@@ -107,26 +103,3 @@ def _is_current(store: Store, records: dict[str, CommitRecord], shard: ShardRef)
     if record is not None and (record.shard_size, record.shard_mtime_ns) == (shard.size, shard.mtime_ns):
         return True
     return store.committed(shard) is not None
-
-
-def _refuse_keys_of_several_shards(store: Store) -> None:
-    """Raise if two parts have a key in common, which is seen by hashes; keys are only read if some repeat.
-
-    Raises:
-        UsageError: names keys and shards.
-    """
-    hashes = [own for _, own in store.key_hashes()]
-    values, counts = np.unique(np.concatenate(hashes or [np.empty(0, np.uint64)]), return_counts=True)
-    suspects = values[counts > 1][:SHOWN]
-    if not len(suspects):
-        return
-    places: dict[str, list[str]] = {}
-    for record, own in zip(store.records(), hashes, strict=True):
-        rows = np.flatnonzero(np.isin(own, suspects))
-        if len(rows):
-            with store.open_part(record) as part:
-                keys = part.keys()
-            for row in rows:
-                places.setdefault(keys[row], []).append(record.shard_id)
-    lines = [f"{key!r} in {' and '.join(shards[:2])}" for key, shards in sorted(places.items()) if len(shards) > 1]
-    refuse_repeated_keys(Inspection(repeated_keys=lines))
